@@ -1,0 +1,61 @@
+"""Packaging of keras_maml."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+
+def read_version() -> str:
+    """Reads the version as text: importing it would import TensorFlow."""
+    text = (HERE / "keras_maml" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)[1]
+
+
+def read_readme() -> str:
+    path = HERE / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+# Lower bounds are the oldest releases that the tests have passed with. There
+# are no upper bounds: they would only keep users from the releases that fix
+# things.
+INSTALL_REQUIRES = [
+    "absl-py>=2.1",
+    # tensorflow-datasets imports it and does not declare it for Python >= 3.9.
+    "importlib_resources>=6.0",
+    "keras>=3.15",
+    "numpy>=2.0",
+    "tensorflow>=2.21",
+    "tensorflow-datasets>=4.9.10",
+]
+
+PLOTS = ["matplotlib>=3.9"]
+TESTS = [*PLOTS, "Pillow>=10.0", "pytest>=8.0"]
+# Pinned, so that a new release of a tool never turns a finished change red.
+DEV = [*TESTS, "mypy==2.4.1", "pre-commit==4.7.0", "ruff==0.17.6"]
+
+setuptools.setup(
+    name="keras-maml",
+    version=read_version(),
+    description="Gradient-based meta-learning for Keras 3 on TensorFlow.",
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    author="The keras_maml authors",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["keras_maml", "keras_maml.*"]),
+    package_data={"keras_maml": ["py.typed"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require={"plots": PLOTS, "tests": TESTS, "dev": DEV},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
