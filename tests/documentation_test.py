@@ -1,0 +1,101 @@
+"""Runs the Python that the documentation shows: docstrings and README.md."""
+
+import doctest
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_maml
+
+CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
+BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def python_blocks(text):
+    """The text's fenced Python blocks, however far they are indented."""
+    return [textwrap.dedent(code) for _, code in BLOCK.findall(text)]
+
+
+def modules():
+    yield keras_maml
+    for info in pkgutil.walk_packages(keras_maml.__path__, "keras_maml."):
+        yield importlib.import_module(info.name)
+
+
+def docstrings():
+    """Yields (name, docstring) of all that is public and defined here."""
+    for module in modules():
+        yield module.__name__, module.__doc__
+        for name, value in vars(module).items():
+            if getattr(value, "__module__", None) != module.__name__:
+                continue
+            if name.startswith("_"):
+                continue
+            path = f"{module.__name__}.{name}"
+            yield path, value.__doc__
+            if inspect.isclass(value):
+                for attribute, member in vars(value).items():
+                    if not attribute.startswith("_"):
+                        yield f"{path}.{attribute}", member.__doc__
+
+
+DOCSTRINGS = {name: text or "" for name, text in docstrings()}
+FENCED = [name for name, text in DOCSTRINGS.items() if python_blocks(text)]
+PROMPTED = [name for name, text in DOCSTRINGS.items() if ">>> " in text]
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch):
+    """What an example may use without importing it, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return {"keras": keras, "keras_maml": keras_maml, "np": np, "tf": tf}
+
+
+@pytest.mark.parametrize("path", FENCED)
+def test_fenced_example(path, names):
+    for block in python_blocks(DOCSTRINGS[path]):
+        exec(compile(block, f"<{path}>", "exec"), names)
+
+
+@pytest.mark.parametrize("path", PROMPTED)
+def test_prompted_example(path, names):
+    examples = doctest.DocTestParser().get_doctest(
+        DOCSTRINGS[path], names, path, None, 0
+    )
+    report = []
+    failed, _ = doctest.DocTestRunner().run(examples, out=report.append)
+    assert not failed, "".join(report)
+
+
+def test_readme(names):
+    blocks = python_blocks((CHECKOUT / "README.md").read_text())
+    assert blocks
+    own = {}
+    for block in blocks:
+        exec(compile(block, "<README.md>", "exec"), own)
+
+
+def test_every_public_callable_has_an_example():
+    public = [getattr(keras_maml, name) for name in keras_maml.__all__]
+    paths = {
+        f"{value.__module__}.{value.__qualname__}"
+        for value in public
+        if callable(value)
+    }
+    assert paths <= {*FENCED, *PROMPTED}
+
+
+def test_python_blocks():
+    text = (
+        "Text.\n\n    ```python\n    a = 1\n    if a:\n        b = 2\n    ```\n"
+        "```sh\nnot python\n```\n```python\nc = 3\n```\n"
+    )
+    assert python_blocks(text) == ["a = 1\nif a:\n    b = 2\n", "c = 3\n"]

@@ -1,0 +1,104 @@
+"""setup.py: read without TensorFlow, and with nothing left undeclared."""
+
+import ast
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from keras_maml import version
+
+CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
+# Where a module's name is not its distribution's.
+DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py"}
+
+
+def normalized(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported(folder):
+    """The top-level modules that the folder's files import, at any depth."""
+    names = set()
+    for path in (CHECKOUT / folder).glob("**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module)
+    names = {name.partition(".")[0] for name in names}
+    return {
+        normalized(DISTRIBUTIONS.get(name, name))
+        for name in names - set(sys.stdlib_module_names)
+    }
+
+
+@pytest.fixture(scope="module")
+def declared():
+    """What setup.py hands to setuptools, got with TensorFlow out of reach."""
+    script = (
+        "import json, runpy, sys, setuptools\n"
+        "for name in ('tensorflow', 'keras', 'numpy'):\n"
+        "    sys.modules[name] = None\n"
+        "setuptools.setup = lambda **given: print(json.dumps(given))\n"
+        "runpy.run_path('setup.py')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=CHECKOUT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+def distributions(requirements):
+    return {
+        normalized(re.match(r"[\w.-]+", requirement)[0])
+        for requirement in requirements
+    }
+
+
+def test_version(declared):
+    assert declared["version"] == version.__version__
+    module = (CHECKOUT / "MODULE.bazel").read_text()
+    assert f'version = "{version.__version__}"' in module
+    assert (
+        f"## [{version.__version__}]" in (CHECKOUT / "CHANGELOG.md").read_text()
+    )
+
+
+def test_package_is_whole_and_typed(declared):
+    folders = {
+        ".".join(path.parent.relative_to(CHECKOUT).parts)
+        for path in CHECKOUT.glob("keras_maml/**/*.py")
+    }
+    assert set(declared["packages"]) == folders
+    assert (CHECKOUT / "keras_maml" / "py.typed").exists()
+    assert declared["package_data"]["keras_maml"] == ["py.typed"]
+
+
+def test_library_imports_only_what_is_declared(declared):
+    required = distributions(declared["install_requires"])
+    optional = distributions(declared["extras_require"]["plots"])
+    assert imported("keras_maml") - {"keras-maml"} <= required | optional
+
+
+def test_examples_and_tests_import_only_what_is_declared(declared):
+    allowed = distributions(declared["install_requires"])
+    allowed |= distributions(declared["extras_require"]["tests"])
+    allowed |= {"keras-maml", "examples", "benchmarks", "tests"}
+    for folder in ("benchmarks", "examples", "tests"):
+        assert imported(folder) <= allowed
+
+
+def test_bazel_knows_the_same_packages(declared):
+    required = distributions(declared["install_requires"])
+    required |= distributions(declared["extras_require"]["tests"])
+    for name in ("BUILD", "WORKSPACE", "third_party/requirements_lock.txt"):
+        text = normalized((CHECKOUT / name).read_text())
+        assert not [package for package in required if package not in text]
