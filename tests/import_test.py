@@ -1,7 +1,6 @@
 """What `import keras_maml` does to the process: as little as it can."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
