@@ -1,0 +1,139 @@
+"""Calling a Keras model with given weights, as a pure function."""
+
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_maml import normalization
+
+
+class LearnerOutput(NamedTuple):
+    """What one call of the learner gives.
+
+    Attributes:
+        outputs: what the learner returned.
+        losses: list of scalars: its regularisers at the weights it was called
+            with, and whatever its layers passed to `add_loss`.
+        state: dict, from the position of a variable in
+            `learner.non_trainable_variables` to its new value; holds those
+            variables only that some call has changed.
+    """
+
+    outputs: Any
+    losses: list
+    state: dict
+
+
+def call_learner(learner, weights, state, x, *, training):
+    """Calls `learner` with `weights` in place of its trainable variables.
+
+    Nothing is assigned: the new values of moving averages, seeds and other
+    state come back in the result.
+
+    Args:
+        learner: a built Keras model.
+        weights: list of tensors, one for each of
+            `learner.trainable_variables`, in that order.
+        state: dict of the state so far, as in `LearnerOutput.state`.
+        x: the input of the learner.
+        training: bool, given to the learner.
+
+    Returns:
+        A `LearnerOutput`.
+    """
+    non_trainable = learner.non_trainable_variables
+    mapping = list(zip(learner.trainable_variables, weights))
+    mapping += [(non_trainable[i], value) for i, value in state.items()]
+    with normalization.exact_moments():
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            outputs = learner(x, training=training)
+            losses = [
+                tf.reduce_sum(tf.cast(loss, keras.backend.floatx()))
+                for loss in learner.losses
+            ]
+            # The layers remember which losses were theirs; left alone, that
+            # memory would grow with every call.
+            learner._clear_losses()
+    new_state = {}
+    for i, variable in enumerate(non_trainable):
+        value = scope.get_current_value(variable)
+        if value is not None:
+            new_state[i] = tf.convert_to_tensor(value)
+    return LearnerOutput(outputs, losses, new_state)
+
+
+def seed_positions(learner):
+    """Positions of random seeds among `learner.non_trainable_variables`."""
+    return [
+        i
+        for i, variable in enumerate(learner.non_trainable_variables)
+        if variable.name == "seed_generator_state"
+    ]
+
+
+def task_seeds(learner, task_index):
+    """Seeds of one task, so that no two tasks share their dropout masks.
+
+    Args:
+        learner: a built Keras model.
+        task_index: integer scalar, the task's position in the meta-batch.
+
+    Returns:
+        A state dict with one seed for each of the learner's generators.
+    """
+    variables = learner.non_trainable_variables
+    return {
+        i: tf.random.experimental.stateless_fold_in(
+            tf.convert_to_tensor(variables[i].value), task_index
+        )
+        for i in seed_positions(learner)
+    }
+
+
+def averageable_state(learner, state):
+    """The part of a task's state whose mean over tasks is meaningful.
+
+    Seeds are left out. Integers become float64, which keeps the mean of equal
+    counters exact.
+    """
+    seeds = seed_positions(learner)
+    return {
+        i: value if value.dtype.is_floating else tf.cast(value, tf.float64)
+        for i, value in state.items()
+        if i not in seeds
+    }
+
+
+def assign_state(learner, mean_state):
+    """Assigns the mean over tasks of the state, and moves every seed on."""
+    variables = learner.non_trainable_variables
+    for i, value in mean_state.items():
+        if not tf.as_dtype(variables[i].dtype).is_floating:
+            value = tf.round(value)
+        variables[i].assign(tf.cast(value, variables[i].dtype))
+    for i in seed_positions(learner):
+        seed = tf.convert_to_tensor(variables[i].value)
+        variables[i].assign(seed + tf.constant([0, 1], seed.dtype))
+
+
+def clone(learner):
+    """A copy of `learner` with variables of its own and the same values.
+
+    Raises:
+        ValueError: if Keras cannot make a second instance, as for a subclassed
+            model without `get_config`.
+    """
+    try:
+        copy = keras.models.clone_model(learner)
+    except Exception as error:
+        raise ValueError(
+            "The learner cannot be copied. A subclassed learner needs "
+            "`get_config` (and `from_config` where its arguments are objects). "
+            f"Received: learner={learner!r}, which failed with: {error}"
+        ) from error
+    if not copy.built:
+        copy.build_from_config(learner.get_build_config())
+    copy.set_weights(learner.get_weights())
+    return copy

@@ -1,0 +1,119 @@
+"""The `inner_optimizer` axis: how the adapted weights move in the inner loop."""
+
+import keras
+import tensorflow as tf
+
+
+class InnerOptimizer:
+    """Base class of the inner loop's update rules.
+
+    A Keras optimizer assigns to variables, so its steps have no derivative.
+    An inner optimizer is a pair of pure functions of tensors instead.
+    Subclasses define `init` and `update`, and keep their arguments for
+    `get_config`.
+    """
+
+    def init(self, weights):
+        """Returns the state before the first step.
+
+        Args:
+            weights: list of tensors, the adapted weights.
+        """
+        raise NotImplementedError
+
+    def update(self, gradients, state, weights, step):
+        """Takes one step.
+
+        Args:
+            gradients: list, one tensor for each of `weights`.
+            state: what `init` or the previous `update` returned.
+            weights: list of tensors.
+            step: int or integer tensor, counted from 0.
+
+        Returns:
+            A tuple `(weights, state)`.
+        """
+        raise NotImplementedError
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_maml")
+class SGD(InnerOptimizer):
+    """Plain gradient descent: `w ← w - learning_rate · g`.
+
+    Args:
+        learning_rate: float, above 0. Defaults to `0.01`.
+
+    Raises:
+        ValueError: if `learning_rate` is not a finite number above 0.
+
+    Example:
+
+    ```python
+    rule = keras_maml.inner_optimizers.SGD(learning_rate=0.5)
+    weights = [tf.constant([1.0, 2.0])]
+    state = rule.init(weights)
+    weights, state = rule.update([tf.constant([2.0, 2.0])], state, weights, 0)
+    # weights[0] is now [0.0, 1.0].
+    ```
+
+    Reference:
+        Finn et al., 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of
+        Deep Networks", equation 1.
+    """
+
+    def __init__(self, learning_rate=0.01):
+        if (
+            isinstance(learning_rate, bool)
+            or not isinstance(learning_rate, (int, float))
+            or not 0 < learning_rate < float("inf")
+        ):
+            raise ValueError(
+                "`learning_rate` must be a finite number above 0. "
+                f"Received: learning_rate={learning_rate!r}"
+            )
+        self.learning_rate = float(learning_rate)
+
+    def init(self, weights):
+        return ()
+
+    def update(self, gradients, state, weights, step):
+        new_weights = [
+            w - tf.cast(self.learning_rate, w.dtype) * g
+            for w, g in zip(weights, gradients)
+        ]
+        return new_weights, state
+
+    def get_config(self):
+        return {"learning_rate": self.learning_rate}
+
+
+def get(identifier):
+    """An `InnerOptimizer` from itself or from a learning rate of plain SGD.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(identifier, InnerOptimizer):
+        return identifier
+    if isinstance(identifier, (int, float)) and not isinstance(
+        identifier, bool
+    ):
+        return SGD(identifier)
+    hint = ""
+    if isinstance(identifier, keras.optimizers.Optimizer):
+        hint = (
+            " A Keras optimizer cannot be differentiated through: it assigns "
+            "to variables."
+        )
+    raise ValueError(
+        "`inner_optimizer` must be a learning rate (plain SGD) or an object "
+        f"of `keras_maml.inner_optimizers`.{hint} "
+        f"Received: inner_optimizer={identifier!r}"
+    )

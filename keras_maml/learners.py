@@ -1,0 +1,187 @@
+"""The paper's networks, as plain Keras models."""
+
+import keras
+from keras import layers
+
+
+def mlp(
+    input_shape=(1,),
+    hidden_units=(40, 40),
+    outputs=1,
+    *,
+    batch_normalization=False,
+    kernel_stddev=0.01,
+    seed=0,
+    name="mlp",
+):
+    """A fully connected network, by default the paper's for the sinusoid.
+
+    Args:
+        input_shape: tuple of ints, the shape of one example. More than one
+            axis is flattened. Defaults to `(1,)`.
+        hidden_units: tuple of ints, the hidden layers' sizes. Defaults to
+            `(40, 40)`.
+        outputs: int, the size of the output, which is linear. Defaults to `1`.
+        batch_normalization: bool. Normalise before each ReLU, with an offset
+            and no scale, as the paper's non-convolutional Omniglot network
+            does. Defaults to `False`.
+        kernel_stddev: float, standard deviation of the truncated normal from
+            which the kernels are drawn. Defaults to `0.01`.
+        seed: int, of the kernels' initial values. Defaults to `0`.
+        name: string.
+
+    Returns:
+        A `keras.Sequential` from `(batch, *input_shape)` to
+        `(batch, outputs)`.
+
+    Raises:
+        ValueError: if a size is not a positive integer.
+
+    Example:
+
+    ```python
+    sinusoid_learner = keras_maml.learners.mlp()
+    omniglot_learner = keras_maml.learners.mlp(
+        (28, 28, 1), (256, 128, 64, 64), outputs=5, batch_normalization=True
+    )
+    ```
+
+    Reference:
+        Finn et al., 2017, sections 5.1 (1-40-40-1) and 5.2 (256-128-64-64).
+        TensorFlow's truncated normal of the released code is cut at two
+        standard deviations and not rescaled, and so is Keras's.
+    """
+    input_shape = tuple(input_shape)
+    _check_positive("input_shape", *input_shape)
+    _check_positive("hidden_units", *hidden_units)
+    _check_positive("outputs", outputs)
+
+    def dense(units, index, **kwargs):
+        initializer = keras.initializers.TruncatedNormal(
+            stddev=kernel_stddev, seed=_layer_seed(seed, index)
+        )
+        return layers.Dense(units, kernel_initializer=initializer, **kwargs)
+
+    model = keras.Sequential(name=name)
+    model.add(keras.Input(input_shape))
+    if len(input_shape) > 1:
+        model.add(layers.Flatten())
+    for i, units in enumerate(hidden_units):
+        model.add(dense(units, i, name=f"dense{i + 1}"))
+        if batch_normalization:
+            model.add(layers.BatchNormalization(scale=False, name=f"bn{i + 1}"))
+        model.add(layers.ReLU())
+    model.add(dense(outputs, len(hidden_units), name="head"))
+    return model
+
+
+def conv4(
+    input_shape=(28, 28, 1),
+    n_way=5,
+    *,
+    filters=64,
+    max_pool=False,
+    seed=0,
+    name="conv4",
+):
+    """The paper's network of four convolutions, strided or max-pooled.
+
+    Strided (Omniglot): four times a 3×3 convolution of stride 2, batch
+    normalisation and ReLU, then the mean over the remaining pixels. Max-pooled
+    (mini-ImageNet, with `filters=32`): stride 1, and a 2×2 max-pooling after
+    each ReLU, then all remaining pixels. A linear layer gives the logits.
+
+    Args:
+        input_shape: tuple `(height, width, channels)`. Defaults to
+            `(28, 28, 1)`.
+        n_way: int, the number of classes of a task. Defaults to `5`.
+        filters: int, of each convolution. Defaults to `64`.
+        max_pool: bool, the max-pooled form. Defaults to `False`.
+        seed: int, of the kernels' initial values. Defaults to `0`.
+        name: string.
+
+    Returns:
+        A `keras.Sequential` from `(batch, height, width, channels)` to logits
+        `(batch, n_way)`.
+
+    Raises:
+        ValueError: if `input_shape` does not have three axes, is too small for
+            four poolings, or a size is not a positive integer.
+
+    Example:
+
+    ```python
+    omniglot_learner = keras_maml.learners.conv4(n_way=20)
+    mini_imagenet_learner = keras_maml.learners.conv4(
+        (84, 84, 3), n_way=5, filters=32, max_pool=True
+    )
+    ```
+
+    Reference:
+        Finn et al., 2017, section 5.2, after Vinyals et al., 2016. As in the
+        released code: Xavier (Glorot uniform) convolutions; batch
+        normalisation with an offset and no scale; the head of the strided
+        form normal with σ = 1, that of the max-pooled form Xavier.
+    """
+    input_shape = tuple(input_shape)
+    if len(input_shape) != 3:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels). "
+            f"Received: input_shape={input_shape}"
+        )
+    _check_positive("input_shape", *input_shape)
+    _check_positive("n_way", n_way)
+    _check_positive("filters", filters)
+    if max_pool and min(input_shape[:2]) < 16:
+        raise ValueError(
+            "With `max_pool=True`, `input_shape` must be at least 16 by 16: "
+            "each of the four poolings halves it. "
+            f"Received: input_shape={input_shape}"
+        )
+    model = keras.Sequential(name=name)
+    model.add(keras.Input(input_shape))
+    for i in range(4):
+        model.add(
+            layers.Conv2D(
+                filters,
+                3,
+                strides=1 if max_pool else 2,
+                padding="same",
+                kernel_initializer=keras.initializers.GlorotUniform(
+                    _layer_seed(seed, i)
+                ),
+                name=f"conv{i + 1}",
+            )
+        )
+        model.add(layers.BatchNormalization(scale=False, name=f"bn{i + 1}"))
+        model.add(layers.ReLU(name=f"relu{i + 1}"))
+        if max_pool:
+            model.add(layers.MaxPooling2D(2, name=f"pool{i + 1}"))
+    if max_pool:
+        model.add(layers.Flatten(name="flatten"))
+        head_initializer = keras.initializers.GlorotUniform(
+            _layer_seed(seed, 4)
+        )
+    else:
+        model.add(layers.GlobalAveragePooling2D(name="mean"))
+        head_initializer = keras.initializers.RandomNormal(
+            stddev=1.0, seed=_layer_seed(seed, 4)
+        )
+    model.add(
+        layers.Dense(n_way, kernel_initializer=head_initializer, name="head")
+    )
+    return model
+
+
+def _layer_seed(seed, index):
+    # Layers of equal shape must not start equal.
+    return 1000 * seed + index
+
+
+def _check_positive(name, *values):
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"`{name}` must be made of positive integers. "
+                f"Received: {name}={values[0] if len(values) == 1 else values}"
+            )

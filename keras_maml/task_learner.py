@@ -1,0 +1,164 @@
+"""The learner on one task: adapts to a support set and predicts queries."""
+
+from typing import Any
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_maml import adaptation
+from keras_maml import functional
+from keras_maml import normalization as normalization_lib
+from keras_maml.inner_loop import inner_loop
+
+
+class AdaptedTask(NamedTuple):
+    """The learner after a task's inner loop.
+
+    Attributes:
+        weights: list of tensors, one for each of the learner's trainable
+            variables, adapted or not.
+        state: dict, the learner's state (see `functional.LearnerOutput`).
+        support_x: the support inputs.
+    """
+
+    weights: list
+    state: dict
+    support_x: Any
+
+
+class TaskLearner:
+    """Pure functions of θ, for one task at a time.
+
+    Args:
+        learner: a built Keras model.
+        support_loss: function `(y_true, y_pred, weight)`, see
+            `inner_loss.resolve`.
+        inner_optimizer: an `InnerOptimizer`.
+        adapt: the `adapt` argument of `MetaModel`.
+        normalization: one of `normalization.MODES`.
+        training: bool, what the learner's layers are told.
+    """
+
+    def __init__(
+        self,
+        learner,
+        *,
+        support_loss,
+        inner_optimizer,
+        adapt,
+        normalization,
+        training,
+    ):
+        self.learner = learner
+        self.support_loss = support_loss
+        self.inner_optimizer = inner_optimizer
+        self.positions = adaptation.adapted_positions(learner, adapt)
+        self.normalization = normalization
+        self.training = training
+        self.batch_norms = normalization_lib.batch_normalization_layers(learner)
+
+    def adapt(self, theta, x, *, steps, second_order=True, state=None):
+        """Runs the inner loop on the support set of one task.
+
+        Args:
+            theta: list of tensors, one for each trainable variable.
+            x: dict, the inputs of one task, without the task axis.
+            steps: int.
+            second_order: bool, as in `inner_loop`.
+            state: dict, the learner's state before the first step, where it
+                is not that of its variables.
+
+        Returns:
+            An `AdaptedTask`.
+        """
+
+        def merge(adapted):
+            weights = list(theta)
+            for position, weight in zip(self.positions, adapted):
+                weights[position] = weight
+            return weights
+
+        def support_loss(adapted, state):
+            output = self._call(
+                merge(adapted), state, x["support_x"], self._batch_statistics()
+            )
+            loss = self.support_loss(
+                x["support_y"], output.outputs, x.get("support_weight")
+            )
+            loss += sum(tf.cast(t, loss.dtype) for t in output.losses)
+            return loss, output.state
+
+        adapted = inner_loop(
+            support_loss,
+            [theta[i] for i in self.positions],
+            state or {},
+            optimizer=self.inner_optimizer,
+            steps=steps,
+            second_order=second_order,
+        )
+        return AdaptedTask(
+            merge(adapted.weights), adapted.state, x["support_x"]
+        )
+
+    def predict(self, adapted, query_x):
+        """The adapted learner's `LearnerOutput` on queries."""
+        if self.normalization != "support" or not self.batch_norms:
+            return self._call(
+                adapted.weights,
+                adapted.state,
+                query_x,
+                self._batch_statistics(),
+            )
+        stored = self.support_statistics(adapted)
+        output = self._call(
+            adapted.weights, {**adapted.state, **stored}, query_x, False
+        )
+        # Averages that the inner loop updated are not to be overwritten by the
+        # statistics that stood in for them here.
+        kept = {i: v for i, v in adapted.state.items() if i in stored}
+        other = {i: v for i, v in output.state.items() if i not in stored}
+        return output._replace(state={**other, **kept})
+
+    def support_statistics(self, adapted):
+        """Statistics of the support set under the adapted weights.
+
+        Returns:
+            A state dict that holds them as the "moving" statistics of every
+            batch normalisation layer in use.
+        """
+        with normalization_lib.batch_statistics(self.batch_norms, momentum=0.0):
+            state = functional.call_learner(
+                self.learner,
+                adapted.weights,
+                adapted.state,
+                adapted.support_x,
+                training=self.training,
+            ).state
+        statistics = {
+            id(variable)
+            for layer in self.batch_norms
+            for variable in (layer.moving_mean, layer.moving_variance)
+            if layer.trainable
+        }
+        return {
+            i: state[i]
+            for i, variable in enumerate(self.learner.non_trainable_variables)
+            if id(variable) in statistics
+        }
+
+    def _batch_statistics(self):
+        """What to force on batch normalisation; `None` leaves it to Keras."""
+        return None if self.normalization == "moving" else True
+
+    def _call(self, weights, state, x, use_batch_statistics):
+        def call():
+            return functional.call_learner(
+                self.learner, weights, state, x, training=self.training
+            )
+
+        if use_batch_statistics is None:
+            return call()
+        with normalization_lib.batch_statistics(
+            self.batch_norms, use_batch_statistics
+        ):
+            return call()
