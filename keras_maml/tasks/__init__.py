@@ -1,0 +1,21 @@
+"""Where tasks come from."""
+
+from keras_maml.tasks.class_pool import ClassPool
+from keras_maml.tasks.episodes import Episodes
+from keras_maml.tasks.preprocessing import preprocess_omniglot
+from keras_maml.tasks.sinusoid import Sinusoid
+from keras_maml.tasks.sources import from_arrays
+from keras_maml.tasks.sources import from_folder
+from keras_maml.tasks.task_distribution import TaskDistribution
+from keras_maml.tasks.tfds_source import from_tfds
+
+__all__ = [
+    "ClassPool",
+    "Episodes",
+    "preprocess_omniglot",
+    "Sinusoid",
+    "from_arrays",
+    "from_folder",
+    "TaskDistribution",
+    "from_tfds",
+]

@@ -1,0 +1,189 @@
+"""Classification tasks over a pool of classes."""
+
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import TaskDistribution
+from keras_maml.tasks.task_distribution import permutations
+from keras_maml.tasks.task_distribution import split_seed
+from keras_maml.tasks.task_distribution import uniform
+from keras_maml.tasks.validation import check_integer
+
+if TYPE_CHECKING:
+    from keras_maml.tasks.class_pool import ClassPool
+
+
+class Episodes(TaskDistribution):
+    """n-way, k-shot classification tasks over the classes of a pool.
+
+    An episode draws `n_way` different classes and, of each, `k_shot` support
+    and `q_query` query examples, all different. A class's label is its place in
+    the draw, so labels mean something else in every episode, and the rows of
+    support and query are shuffled.
+
+    Made by `ClassPool.episodes`.
+
+    Args:
+        pool: `ClassPool`. Where the classes come from.
+        n_way: int. Classes of an episode.
+        k_shot: int. Support examples of a class.
+        q_query: int. Query examples of a class.
+        rotations: bool. Whether each class of an episode, support and query
+            alike, is turned by 0, 90, 180 or 270 degrees at random. Defaults
+            to `False`.
+        seed: int. See `TaskDistribution`. Defaults to `0`.
+
+    Raises:
+        ValueError: If `n_way`, `k_shot` or `q_query` is not a positive integer,
+            the pool has fewer than `n_way` classes, one of its classes has
+            fewer than `k_shot + q_query` examples, `rotations` is not a bool,
+            the images to rotate are not square or already have rotations as
+            classes, or `seed` is not an integer between 0 and 2**32 - 1.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_maml import tasks
+    >>> images = np.zeros((60, 8, 8, 1), "uint8")
+    >>> pool = tasks.from_arrays(images, labels=np.repeat(np.arange(20), 3))
+    >>> episodes = pool.episodes(n_way=5, k_shot=1, q_query=2, rotations=True)
+    >>> x, y = episodes.episode(0)
+    >>> sorted(x["support_y"]), sorted(y)[:4]
+    ([0, 1, 2, 3, 4], [0, 0, 1, 1])
+
+    Reference:
+
+    - [Vinyals et al., 2016](https://arxiv.org/abs/1606.04080), section 4.1.
+    """
+
+    def __init__(
+        self,
+        pool: "ClassPool",
+        n_way: int,
+        k_shot: int,
+        q_query: int,
+        *,
+        rotations: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        self.pool = pool
+        self.n_way = check_integer("n_way", n_way)
+        self.k_shot = check_integer("k_shot", k_shot)
+        self.q_query = check_integer("q_query", q_query)
+        self.rotations = rotations
+        self._check_pool()
+
+    def classes(self, index: int) -> list[str]:
+        """Returns the names of an episode's classes, by label.
+
+        Args:
+            index: int. The episode's number, at least 0.
+
+        Returns:
+            A list of `n_way` strings.
+
+        Raises:
+            ValueError: If `index` is negative or not an integer.
+        """
+        classes = self._drawn(index)["classes"]
+        return [self.pool.class_names[number] for number in classes]
+
+    def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        pool = self.pool
+        seeds = split_seed(seed, 5)
+        # The places of the largest of as many random numbers as there are
+        # classes: a draw without replacement, in random order.
+        scores = uniform(seeds[0], [BLOCK, pool.num_classes])
+        classes = tf.math.top_k(scores, self.n_way).indices
+        largest = int(pool.counts.max())
+        scores = uniform(seeds[1], [BLOCK, self.n_way, largest])
+        counts = tf.gather(pool.counts.astype("int32"), classes)
+        exists = tf.range(largest) < counts[..., None]
+        scores = tf.where(exists, scores, -1.0)
+        picked = tf.math.top_k(scores, self.k_shot + self.q_query).indices
+        starts = tf.gather(pool._starts.astype("int32"), classes)
+        rows = tf.gather(pool._rows, starts[..., None] + picked)
+
+        turns = None
+        if self.rotations:
+            turns = tf.random.stateless_uniform(
+                [BLOCK, self.n_way],
+                seeds[2],
+                maxval=4,
+                dtype=tf.int32,
+                alg="philox",
+            )
+        elif pool._turns is not None:
+            turns = tf.gather(pool._turns.astype("int32"), classes)
+
+        drawn = {"classes": classes}
+        for part, size, chosen, order_seed in (
+            ("support", self.k_shot, rows[..., : self.k_shot], seeds[3]),
+            ("query", self.q_query, rows[..., self.k_shot :], seeds[4]),
+        ):
+            length = self.n_way * size
+            order = permutations(order_seed, BLOCK, length)
+            labels = order // size
+            chosen = tf.reshape(chosen, [BLOCK, length])
+            drawn[f"{part}_rows"] = tf.gather(chosen, order, batch_dims=1)
+            drawn[f"{part}_y"] = labels
+            if turns is not None:
+                drawn[f"{part}_turns"] = tf.gather(turns, labels, batch_dims=1)
+        return drawn
+
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+        x = {
+            "support_x": self._examples(drawn, "support"),
+            "support_y": drawn["support_y"],
+            "query_x": self._examples(drawn, "query"),
+        }
+        return x, drawn["query_y"]
+
+    def _examples(self, drawn, part):
+        x = tf.gather(self.pool._x, drawn[f"{part}_rows"])
+        turns = drawn.get(f"{part}_turns")
+        if turns is not None:
+            x = _rotate(x, turns[..., None, None, None])
+        if x.dtype == tf.uint8:
+            x = tf.cast(x, tf.float32) * np.float32(1 / 255)
+        return x
+
+    def _check_pool(self):
+        pool = self.pool
+        if pool.num_classes < self.n_way:
+            raise ValueError(
+                f"`n_way` must not exceed the {pool.num_classes} classes of "
+                f"the pool. Received: n_way={self.n_way}"
+            )
+        needed = self.k_shot + self.q_query
+        smallest = int(np.argmin(pool.counts))
+        if pool.counts[smallest] < needed:
+            raise ValueError(
+                f"Every class needs `k_shot + q_query` = {needed} examples; "
+                f"class {pool.class_names[smallest]!r} has "
+                f"{pool.counts[smallest]}. Take fewer, or leave such classes "
+                f"out by `pool.with_at_least({needed})`. Received: "
+                f"k_shot={self.k_shot}, q_query={self.q_query}"
+            )
+        if not isinstance(self.rotations, bool):
+            raise ValueError(
+                "`rotations` must be True or False. Received: "
+                f"rotations={self.rotations!r}"
+            )
+        if self.rotations:
+            # A class and its rotation, turned at random, would be one class
+            # with two labels.
+            pool._refuse_rotations("Either add them or draw them")
+            pool._check_square()
+
+
+def _rotate(x, turns):
+    """Turns images counter-clockwise by `turns` quarters, as `np.rot90`."""
+    x = tf.where(turns >= 2, tf.reverse(x, [2, 3]), x)
+    quarter = tf.reverse(tf.transpose(x, [0, 1, 3, 2, 4]), [2])
+    return tf.where(turns % 2 == 1, quarter, x)

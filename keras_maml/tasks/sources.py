@@ -1,0 +1,164 @@
+"""Labelled examples from arrays and from folders."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_maml.tasks.class_pool import ClassPool
+from keras_maml.tasks.loading import Preprocess
+from keras_maml.tasks.loading import read_all
+from keras_maml.tasks.preprocessing import to_uint8
+from keras_maml.tasks.validation import check_integer
+
+# What `tf.io.decode_image` reads.
+_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_CHANNELS = {"grayscale": 1, "rgb": 3}
+
+
+def from_arrays(
+    x: Any,
+    labels: Any,
+    *,
+    preprocess: Preprocess | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ClassPool:
+    """Makes a pool of classes from arrays.
+
+    Args:
+        x: array of shape `(examples, *input_shape)`; see `ClassPool` for its
+            dtypes.
+        labels: array of integers or strings, shape `(examples,)`.
+        preprocess: function of one example, a tensor of shape `input_shape`,
+            in TensorFlow operations, applied once. Defaults to `None`.
+        class_names: see `ClassPool`. Defaults to `None`.
+
+    Returns:
+        A `ClassPool`.
+
+    Raises:
+        ValueError: See `ClassPool`; and if `preprocess` fails on an example or
+            makes examples of different shapes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_maml import tasks
+    >>> x = np.random.default_rng(0).normal(size=(40, 16))
+    >>> pool = tasks.from_arrays(x, labels=["cat", "dog"] * 20)
+    >>> pool.num_classes, list(pool.counts)
+    (2, [20, 20])
+    """
+    x = np.asarray(x)
+    if preprocess is not None and x.ndim:
+        (x,) = read_all(
+            tf.data.Dataset.from_tensor_slices(x),
+            lambda example: (preprocess(example),),
+            lambda index: f"x[{index}]",
+        )
+    return ClassPool(x, labels, class_names)
+
+
+def from_folder(
+    path: str | os.PathLike,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    color_mode: str = "rgb",
+    preprocess: Preprocess | None = None,
+) -> ClassPool:
+    """Makes a pool of classes from a folder of class folders of images.
+
+    Each folder that holds images, at any depth, is a class named by its path:
+    `path/cat/1.png` is of class `cat`, `path/Greek/alpha/1.png` of class
+    `Greek/alpha`. Read are BMP, GIF, JPEG and PNG files; files of other
+    extensions and hidden files are passed over.
+
+    Args:
+        path: path-like. The folder.
+        image_size: int or `(height, width)`. The size to resize to, with
+            antialiasing and without regard to the aspect ratio. Defaults to
+            `None`: images keep their size and must all have the same.
+        color_mode: `"rgb"` or `"grayscale"`. Defaults to `"rgb"`.
+        preprocess: function of one image, a uint8 tensor of shape
+            `(height, width, channels)`, in TensorFlow operations, applied once,
+            after the resize. Defaults to `None`.
+
+    Returns:
+        A `ClassPool`.
+
+    Raises:
+        ValueError: If `path` is not a folder, holds no images or has images
+            beside the class folders, an image cannot be read (the error names
+            it) or has another size than the first, or `image_size` or
+            `color_mode` is impossible.
+
+    Example:
+
+    ```python
+    pool = tasks.from_folder("birds", image_size=84)
+    train, test = pool.split(150, 50, seed=0)
+    ```
+    """
+    if color_mode not in _CHANNELS:
+        raise ValueError(
+            f"`color_mode` must be one of {sorted(_CHANNELS)}. Received: "
+            f"color_mode={color_mode!r}"
+        )
+    size = None if image_size is None else _check_image_size(image_size)
+    paths, labels = _find_images(pathlib.Path(path))
+
+    def read(file):
+        image = tf.io.decode_image(
+            tf.io.read_file(file),
+            channels=_CHANNELS[color_mode],
+            expand_animations=False,
+        )
+        image = tf.ensure_shape(image, [None, None, _CHANNELS[color_mode]])
+        if size is not None:
+            image = to_uint8(tf.image.resize(image, size, antialias=True))
+        return (image if preprocess is None else preprocess(image),)
+
+    (x,) = read_all(
+        tf.data.Dataset.from_tensor_slices(paths),
+        read,
+        lambda index: paths[index],
+    )
+    return ClassPool(x, labels)
+
+
+def _check_image_size(image_size):
+    size = image_size
+    if not isinstance(size, tuple | list):
+        size = (size, size)
+    if len(size) != 2:
+        raise ValueError(
+            "`image_size` must be an integer or (height, width). Received: "
+            f"image_size={image_size!r}"
+        )
+    return [check_integer("image_size", length) for length in size]
+
+
+def _find_images(root):
+    if not root.is_dir():
+        raise ValueError(f"`path` must be a folder. Received: path={str(root)}")
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".")
+    )
+    if not paths:
+        raise ValueError(
+            f"`path` must hold folders of {', '.join(_EXTENSIONS)} images; "
+            f"there is none. Received: path={str(root)}"
+        )
+    labels = [path.parent.relative_to(root).as_posix() for path in paths]
+    if "." in labels:
+        raise ValueError(
+            "Each image must be in the folder of its class; "
+            f"{paths[labels.index('.')].name} is in none. Received: "
+            f"path={str(root)}"
+        )
+    return [str(path) for path in paths], labels

@@ -1,0 +1,215 @@
+"""What every source of tasks has in common."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_maml.tasks.validation import check_integer
+from keras_maml.tasks.validation import check_seed
+
+# Random numbers are drawn for this many consecutive episodes at once: one call
+# of a random op costs as much as the numbers of many episodes. The value is
+# part of what a seed means, so changing it changes every episode.
+BLOCK = 64
+
+# One generator on every kind of machine; left to itself, TensorFlow may choose
+# another one where there is an accelerator.
+_ALGORITHM = "philox"
+
+
+class TaskDistribution:
+    """A distribution over tasks, from which episodes are drawn by number.
+
+    An episode is one sampled task with its data: a support set to adapt on and
+    a query set to judge the adapted learner by. Episode `index` of a
+    distribution is determined by `(seed, index)` alone. So any episode can be
+    drawn again, and training can resume in the middle of a stream of tasks.
+
+    Subclasses implement two hooks, both in TensorFlow operations only:
+
+    - `_draw(seed)` draws the random numbers of `BLOCK` episodes: a dictionary
+      of tensors whose first axis is the episode.
+    - `_realize(drawn)` turns the drawn numbers of any number of episodes into
+      their data, `(x, y)`. It must give an episode the same bits whatever
+      episodes stand beside it; set `_episodes_per_call` where that takes a
+      fixed number of episodes a call.
+
+    Args:
+        seed: int. Two distributions with the same arguments and seed hold the
+            same episodes. Defaults to `0`.
+
+    Raises:
+        ValueError: If `seed` is not an integer between 0 and 2**32 - 1.
+
+    Example:
+
+    >>> from keras_maml import tasks
+    >>> sinusoid = tasks.Sinusoid(k_shot=10, q_query=10, seed=0)
+    >>> train_tasks = sinusoid.batch(25)
+    >>> x, y = next(iter(train_tasks))
+    >>> x["support_x"].shape
+    TensorShape([25, 10, 1])
+    >>> sinusoid.episode(7)[0]["support_x"].shape
+    (10, 1)
+    """
+
+    _episodes_per_call: int | None = None
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = check_seed(seed)
+        self._drawn_function: Any = None
+        self._episode_function: Any = None
+
+    def episode(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Draws one episode.
+
+        Args:
+            index: int. The episode's number, at least 0.
+
+        Returns:
+            `(x, y)`: `x` a dictionary of `"support_x"`
+            `(support, *input_shape)`, `"support_y"`
+            `(support, *target_shape)` and `"query_x"`
+            `(query, *input_shape)`, and `y` the targets of the query set,
+            `(query, *target_shape)`, all numpy arrays.
+
+        Raises:
+            ValueError: If `index` is negative or not an integer.
+        """
+        index = check_integer("index", index, minimum=0)
+        if self._episode_function is None:
+            self._episode_function = tf.function(
+                lambda index: self._realize(self._draw_one(index)),
+                input_signature=[tf.TensorSpec([], tf.int64)],
+            )
+        return _without_task_axis(self._episode_function, index)
+
+    def batch(
+        self, tasks: int, count: int | None = None, start: int = 0
+    ) -> tf.data.Dataset:
+        """Streams meta-batches of consecutive episodes.
+
+        Meta-batch `i` holds the episodes `start + i * tasks` to
+        `start + (i + 1) * tasks - 1`, each equal to `episode(index)` bit for
+        bit. To resume after `n` meta-batches, pass `start=n * tasks`.
+
+        Args:
+            tasks: int. The number of episodes in a meta-batch.
+            count: int. The number of episodes in all; the last meta-batch is
+                smaller when `tasks` does not divide it. Defaults to `None`,
+                an endless stream (`fit` then needs `steps_per_epoch`).
+            start: int. The number of the first episode. Defaults to `0`.
+
+        Returns:
+            A `tf.data.Dataset` of `(x, y)`, with `x["support_x"]`
+            `(tasks, support, *input_shape)`, `x["support_y"]`
+            `(tasks, support, *target_shape)`, `x["query_x"]`
+            `(tasks, query, *input_shape)` and `y`
+            `(tasks, query, *target_shape)`.
+
+        Raises:
+            ValueError: If `tasks` or `count` is not a positive integer, or
+                `start` is negative or not an integer.
+        """
+        tasks = check_integer("tasks", tasks)
+        start = check_integer("start", start, minimum=0)
+        if count is None:
+            end = tf.int64.max
+            blocks = tf.data.Dataset.counter(start // BLOCK)
+            meta_batches = tf.data.INFINITE_CARDINALITY
+        else:
+            count = check_integer("count", count)
+            end = start + count
+            blocks = tf.data.Dataset.range(start // BLOCK, -(-end // BLOCK))
+            meta_batches = -(-count // tasks)
+        # Nothing is ever dropped; this only makes the task axis static.
+        static = count is None or count % tasks == 0
+
+        def draw(block):
+            offset = block * BLOCK
+            first = tf.maximum(start - offset, 0)
+            last = tf.minimum(end - offset, BLOCK)
+            drawn = self._draw_block(block)
+            return {name: value[first:last] for name, value in drawn.items()}
+
+        dataset = blocks.map(
+            draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        if self._episodes_per_call is None:
+            dataset = dataset.rebatch(tasks, drop_remainder=static)
+        else:
+            dataset = dataset.rebatch(self._episodes_per_call)
+        dataset = dataset.map(
+            self._realize,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        if self._episodes_per_call is not None:
+            dataset = dataset.rebatch(tasks, drop_remainder=static)
+        dataset = dataset.apply(
+            tf.data.experimental.assert_cardinality(meta_batches)
+        )
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Draws the random numbers of `BLOCK` episodes."""
+        raise NotImplementedError
+
+    def _realize(
+        self, drawn: dict[str, tf.Tensor]
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Turns drawn numbers into the data of their episodes."""
+        raise NotImplementedError
+
+    def _drawn(self, index: int) -> dict[str, np.ndarray]:
+        """Returns the random numbers of one episode."""
+        index = check_integer("index", index, minimum=0)
+        if self._drawn_function is None:
+            self._drawn_function = tf.function(
+                self._draw_one,
+                input_signature=[tf.TensorSpec([], tf.int64)],
+            )
+        return _without_task_axis(self._drawn_function, index)
+
+    def _draw_one(self, index):
+        row = tf.cast(index % BLOCK, tf.int32)
+        drawn = self._draw_block(index // BLOCK)
+        return {name: value[row : row + 1] for name, value in drawn.items()}
+
+    def _draw_block(self, block):
+        return self._draw(tf.stack([tf.constant(self.seed, tf.int64), block]))
+
+
+def split_seed(seed: tf.Tensor, number: int) -> list[tf.Tensor]:
+    """Makes independent seeds, one for each quantity to draw."""
+    return tf.unstack(tf.random.split(seed, number, alg=_ALGORITHM))
+
+
+def uniform(
+    seed: tf.Tensor, shape: Any, low: Any = 0.0, high: Any = 1.0
+) -> Any:
+    """Draws float32 numbers, uniform in [low, high)."""
+    return tf.random.stateless_uniform(
+        shape, seed, minval=low, maxval=high, alg=_ALGORITHM
+    )
+
+
+def normal(seed: tf.Tensor, shape: Any, stddev: Any = 1.0) -> Any:
+    """Draws float32 numbers, normal with mean 0."""
+    return tf.random.stateless_normal(
+        shape, seed, stddev=stddev, alg=_ALGORITHM
+    )
+
+
+def permutations(seed: tf.Tensor, rows: int, size: int) -> tf.Tensor:
+    """Draws `rows` permutations of `range(size)`, int32."""
+    return tf.math.top_k(uniform(seed, [rows, size]), size).indices
+
+
+def _without_task_axis(function, index):
+    # Where there is a GPU, these small integer operations belong on the CPU
+    # all the same, as those of a `tf.data` pipeline.
+    with tf.device("CPU:0"):
+        values = function(tf.constant(index, tf.int64))
+    return tf.nest.map_structure(lambda value: value[0].numpy(), values)

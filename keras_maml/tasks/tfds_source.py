@@ -1,0 +1,184 @@
+"""Labelled examples from TensorFlow Datasets."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_maml.tasks.class_pool import ClassPool
+from keras_maml.tasks.loading import Preprocess
+from keras_maml.tasks.loading import read_all
+
+
+def from_tfds(
+    name: str,
+    *,
+    splits: str | Sequence[str] | None = None,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+    preprocess: Preprocess | None = None,
+    image_key: str = "image",
+    label_key: str = "label",
+) -> ClassPool:
+    """Makes a pool of classes from a dataset of TensorFlow Datasets.
+
+    The splits asked for are merged: what divides the classes among training,
+    validation and test is `ClassPool.split`. An example that several of them
+    hold, with the same image and label, is kept once (Omniglot's `small1` and
+    `small2` repeat parts of `train`), so that support and query cannot share
+    it.
+
+    Args:
+        name: str. The dataset's name, such as `"omniglot"` or `"cifar100"`.
+        splits: string or sequence of strings, in TFDS's notation, such as
+            `"train"` or `["train[:50%]", "test"]`. Defaults to `None`, every
+            split of the dataset.
+        data_dir: path-like. Where the dataset is or shall be. Defaults to the
+            environment variable `TFDS_DATA_DIR`, then to TFDS's own default.
+        download: bool. Whether to download and prepare the dataset if it is not
+            there. Defaults to `True`.
+        preprocess: function of one image, in TensorFlow operations, applied
+            once. Defaults to `None`: images stay as they are and must all have
+            the same size.
+        image_key: str. The feature that holds the image. Defaults to `"image"`.
+        label_key: str. The feature that holds the class, an integer or string.
+            Defaults to `"label"`.
+
+    Returns:
+        A `ClassPool`.
+
+    Raises:
+        ValueError: If there is no such dataset, it is not there and may not or
+            cannot be downloaded, it has no such split or feature, or an image
+            cannot be read or preprocessed or has another size than the first.
+
+    Example:
+
+    ```python
+    characters = tasks.from_tfds(
+        "omniglot", preprocess=tasks.preprocess_omniglot
+    )
+    train, validation, test = characters.split(1100, 100, 423, seed=0)
+    ```
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _prepared_builder(name, data_dir, download)
+    features = builder.info.features
+    for argument, key in (("image_key", image_key), ("label_key", label_key)):
+        if key not in features:
+            raise ValueError(
+                f"`{argument}` must be a feature of the dataset {name!r}, one "
+                f"of {sorted(features)}. Received: {argument}={key!r}"
+            )
+    names = _check_splits(builder, splits)
+
+    # Images stay encoded until after they are named by a fingerprint.
+    image_feature = features[image_key]
+    is_image = isinstance(image_feature, tfds.features.Image)
+    decoders = tfds.decode.PartialDecoding(
+        {image_key: True, label_key: True},
+        decoders={image_key: tfds.decode.SkipDecoding()} if is_image else None,
+    )
+
+    def read(example, split):
+        image = stored = example[image_key]
+        if is_image:
+            image = image_feature.decode_example(stored)
+        else:
+            stored = tf.io.serialize_tensor(stored)
+        if preprocess is not None:
+            image = preprocess(image)
+        fingerprint = tf.strings.to_hash_bucket_fast(stored, 2**63 - 1)
+        return image, example[label_key], fingerprint, split
+
+    dataset = None
+    for number, split in enumerate(names):
+        part = builder.as_dataset(split=split, decoders=decoders)
+        numbered = tf.data.Dataset.zip(
+            part, tf.data.Dataset.from_tensors(number).repeat()
+        )
+        dataset = numbered if dataset is None else dataset.concatenate(numbered)
+    x, labels, fingerprints, origins = read_all(
+        dataset,
+        read,
+        lambda index: f"example {index} of {'+'.join(names)} of {name!r}",
+    )
+    if labels.dtype.kind in "SO":
+        labels = np.array([label.decode() for label in labels])
+    kept = _distinct(labels, fingerprints, origins)
+    if len(kept) < len(x):
+        x, labels = x[kept], labels[kept]
+    class_names = None
+    if isinstance(features[label_key], tfds.features.ClassLabel):
+        to_name = features[label_key].int2str
+        class_names = [to_name(int(label)) for label in np.unique(labels)]
+    return ClassPool(x, labels, class_names)
+
+
+def _prepared_builder(name, data_dir, download):
+    import tensorflow_datasets as tfds
+
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        # TFDS's own message lists its thousand datasets.
+        raise ValueError(
+            "`name` must be a dataset of TensorFlow Datasets or one prepared "
+            f"in `data_dir`. Received: name={name!r}, data_dir={data_dir!r}"
+        ) from None
+    if builder.is_prepared():
+        return builder
+    where = f"The dataset {name!r} is not in {builder.data_dir}"
+    if not download:
+        raise ValueError(f"{where}. Received: download={download}")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise ValueError(
+            f"{where} and could not be downloaded or prepared "
+            f"({type(error).__name__}: {error}). Received: name={name!r}, "
+            f"data_dir={data_dir!r}"
+        ) from error
+    return builder
+
+
+def _check_splits(builder, splits):
+    available = list(builder.info.splits)
+    names = available if splits is None else splits
+    if isinstance(names, str):
+        names = [names]
+    try:
+        names = [part for name in names for part in name.split("+")]
+        for name in names:
+            builder.info.splits[name]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        names = []
+    if not names:
+        raise ValueError(
+            f"`splits` must be of the dataset's splits, {available}, or parts "
+            f"of them. Received: splits={splits!r}"
+        )
+    return names
+
+
+def _distinct(labels, fingerprints, splits):
+    """Returns the examples that are not a repetition of another split's.
+
+    Of equal examples, the i-th in a split counts as the same as the i-th in
+    another. Within a split all are kept: Omniglot has one class (`Braille_0`)
+    of which two drawings are equal to the last bit.
+    """
+    _, classes = np.unique(labels, return_inverse=True)
+    examples = np.stack([fingerprints, classes, splits], axis=1)
+    _, inverse = np.unique(examples, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    order = np.argsort(inverse, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    occurrence = place - np.searchsorted(inverse[order], inverse)
+    examples = np.stack([fingerprints, classes, occurrence], axis=1)
+    _, first = np.unique(examples, axis=0, return_index=True)
+    return np.sort(first)
