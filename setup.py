@@ -32,7 +32,7 @@ INSTALL_REQUIRES = [
     "tensorflow-datasets>=4.9.10",
 ]
 
-PLOTS = ["matplotlib>=3.9"]
+PLOTS = ["matplotlib>=3.10"]
 TESTS = [*PLOTS, "Pillow>=10.0", "pytest>=8.0"]
 # Pinned, so that a new release of a tool never turns a finished change red.
 DEV = [*TESTS, "mypy==2.4.1", "pre-commit==4.7.0", "ruff==0.17.6"]

@@ -23,7 +23,9 @@ class Build:
         names["glob"] = self._glob
         for ignored in ("exports_files", "licenses", "load", "package"):
             names[ignored] = lambda *args, **kwargs: None
-        exec(compile(path.read_text(), str(path), "exec"), names)
+        exec(
+            compile(path.read_text(encoding="utf-8"), str(path), "exec"), names
+        )
 
     def _recorder(self, rule):
         return lambda **attributes: self.targets[rule].append(attributes)

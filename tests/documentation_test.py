@@ -53,14 +53,19 @@ PROMPTED = [name for name, text in DOCSTRINGS.items() if ">>> " in text]
 
 
 @pytest.fixture
-def names(tmp_path, monkeypatch):
+def names(tmp_path, monkeypatch, omniglot_data_dir):
     """What an example may use without importing it, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    if omniglot_data_dir is not None:
+        monkeypatch.setenv("TFDS_DATA_DIR", omniglot_data_dir)
     return {"keras": keras, "keras_maml": keras_maml, "np": np, "tf": tf}
 
 
 @pytest.mark.parametrize("path", FENCED)
-def test_fenced_example(path, names):
+def test_fenced_example(path, names, omniglot_data_dir):
+    if 'from_tfds("omniglot"' in re.sub(r"\s", "", DOCSTRINGS[path]):
+        if omniglot_data_dir is None:
+            pytest.skip("Omniglot is not on this machine")
     for block in python_blocks(DOCSTRINGS[path]):
         exec(compile(block, f"<{path}>", "exec"), names)
 
@@ -76,7 +81,7 @@ def test_prompted_example(path, names):
 
 
 def test_readme(names):
-    blocks = python_blocks((CHECKOUT / "README.md").read_text())
+    blocks = python_blocks((CHECKOUT / "README.md").read_text(encoding="utf-8"))
     assert blocks
     own = {}
     for block in blocks:

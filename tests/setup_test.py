@@ -24,7 +24,7 @@ def imported(folder):
     """The top-level modules that the folder's files import, at any depth."""
     names = set()
     for path in (CHECKOUT / folder).glob("**/*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -65,11 +65,11 @@ def distributions(requirements):
 
 def test_version(declared):
     assert declared["version"] == version.__version__
-    module = (CHECKOUT / "MODULE.bazel").read_text()
+    module = (CHECKOUT / "MODULE.bazel").read_text(encoding="utf-8")
     assert f'version = "{version.__version__}"' in module
-    assert (
-        f"## [{version.__version__}]" in (CHECKOUT / "CHANGELOG.md").read_text()
-    )
+    assert f"## [{version.__version__}]" in (
+        CHECKOUT / "CHANGELOG.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_package_is_whole_and_typed(declared):
@@ -100,5 +100,5 @@ def test_bazel_knows_the_same_packages(declared):
     required = distributions(declared["install_requires"])
     required |= distributions(declared["extras_require"]["tests"])
     for name in ("BUILD", "WORKSPACE", "third_party/requirements_lock.txt"):
-        text = normalized((CHECKOUT / name).read_text())
+        text = normalized((CHECKOUT / name).read_text(encoding="utf-8"))
         assert not [package for package in required if package not in text]
