@@ -69,13 +69,16 @@ def check_inputs(x):
 
 
 def check_targets(x, y, sample_weight):
-    """Checks the query targets and their weights against the inputs.
+    """Returns the query targets and their weights (or `None`) as tensors.
 
     Raises:
         ValueError: if they are not in the contract's form.
     """
     if y is None:
         raise ValueError(f"{_FORM} Received: y=None")
+    y = tf.nest.map_structure(_tensor, y)
+    if sample_weight is not None:
+        sample_weight = tf.nest.map_structure(_tensor, sample_weight)
     query = tf.nest.flatten(x["query_x"])[0].shape
     for target in tf.nest.flatten(y):
         shape = target.shape
@@ -108,6 +111,7 @@ def check_targets(x, y, sample_weight):
                 "(tasks, 1) for one weight a task. Received: sample_weight of "
                 f'shape {shape}, "query_x" of shape {query}'
             )
+    return y, sample_weight
 
 
 def check_support(support_x, support_y):

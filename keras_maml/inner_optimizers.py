@@ -1,7 +1,6 @@
-"""The `inner_optimizer` axis: how the adapted weights move in the inner loop."""
+"""The `inner_optimizer` axis: how adapted weights move in the inner loop."""
 
 import keras
-import tensorflow as tf
 
 
 class InnerOptimizer:
@@ -85,8 +84,7 @@ class SGD(InnerOptimizer):
 
     def update(self, gradients, state, weights, step):
         new_weights = [
-            w - tf.cast(self.learning_rate, w.dtype) * g
-            for w, g in zip(weights, gradients)
+            w - self.learning_rate * g for w, g in zip(weights, gradients)
         ]
         return new_weights, state
 

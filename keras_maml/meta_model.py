@@ -211,7 +211,7 @@ class MetaModel(keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         tasks = self._tasks(x)
-        contract.check_targets(tasks["x"], y, sample_weight)
+        y, sample_weight = contract.check_targets(tasks["x"], y, sample_weight)
         tasks["y"] = y
         if sample_weight is not None:
             tasks["sample_weight"] = sample_weight
@@ -290,7 +290,9 @@ class MetaModel(keras.Model):
         key = (steps, id(getattr(self, "loss", None)))
         if key not in self._cache.functions:
             self._cache.functions[key] = tf.function(
-                lambda x: self._adapted_values(x, steps), reduce_retracing=True
+                lambda x: self._adapted_values(x, steps),
+                autograph=False,
+                reduce_retracing=True,
             )
         weights, statistics = self._cache.functions[key](x)
         model = functional.clone(self.learner)

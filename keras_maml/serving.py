@@ -17,7 +17,6 @@ def signature(inputs):
         a `keras.KerasTensor` with any number of tasks and examples, or to a
         nest of them if the learner has several inputs.
     """
-
     return {
         key: tf.nest.map_structure(
             lambda t: keras.KerasTensor(

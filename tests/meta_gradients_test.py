@@ -1,0 +1,320 @@
+"""The meta-gradient against closed forms, differences and an oracle."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_maml
+from keras_maml import normalization
+from tests import oracle
+
+
+def use(dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+
+
+def library_gradient(meta_model, x, y, loss="mse", optimizer="sgd"):
+    """The loss and the gradient that `train_step` would apply."""
+    meta_model.compile(optimizer=optimizer, loss=loss)
+
+    @tf.function(autograph=False)
+    def step():
+        mean, _ = meta_model._step((x, y), training=True)
+        return mean["loss"], mean["gradients"]
+
+    loss_value, gradients = step()
+    return float(loss_value), [g.numpy() for g in gradients]
+
+
+def regression_tasks(dtype, tasks=3, support=6, query=5, features=3):
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.standard_normal((tasks, *shape)).astype(dtype)
+
+    x = {
+        "support_x": draw(support, features),
+        "support_y": draw(support, 2),
+        "query_x": draw(query, features),
+    }
+    return x, draw(query, 2)
+
+
+def image_tasks(dtype, tasks=2):
+    rng = np.random.default_rng(1)
+    labels = np.tile(np.arange(3, dtype="int32"), (tasks, 2))
+    x = {
+        "support_x": rng.standard_normal((tasks, 6, 8, 8, 1)).astype(dtype),
+        "support_y": labels,
+        "query_x": rng.standard_normal((tasks, 6, 8, 8, 1)).astype(dtype),
+    }
+    return x, labels
+
+
+def dense_learner():
+    return keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(),
+            keras.layers.Activation("softplus"),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def conv_learner():
+    learner = keras.Sequential([keras.Input((8, 8, 1))])
+    for _ in range(2):
+        learner.add(keras.layers.Conv2D(4, 3, strides=2, padding="same"))
+        learner.add(keras.layers.BatchNormalization())
+        learner.add(keras.layers.ReLU())
+    learner.add(keras.layers.GlobalAveragePooling2D())
+    learner.add(keras.layers.Dense(3))
+    return learner
+
+
+def randomize(learner):
+    """Every weight off its initial 0 or 1, so that a check sees it."""
+    rng = np.random.default_rng(2)
+    for v in learner.trainable_variables:
+        v.assign(v.numpy() + 0.3 * rng.standard_normal(v.shape))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("order", ["second_order", "first_order"])
+def test_quadratic_has_the_closed_form(steps, order):
+    # L(w) = mean((Xw − y)²) has the gradient H w − c with H = 2XᵀX/n and
+    # c = 2Xᵀy/n, so w_k follows from linear algebra alone, and the exact
+    # meta-gradient is (I − αH)ᵏ (H_q w_k − c_q).
+    use("float64")
+    rate = 0.1
+    rng = np.random.default_rng(0)
+    x_s, x_q = rng.standard_normal((2, 4, 7, 3))
+    y_s, y_q = rng.standard_normal((2, 4, 7, 1))
+    learner = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(1, use_bias=False)]
+    )
+    theta = learner.get_weights()[0]
+    expected = np.zeros((3, 1))
+    for t in range(4):
+        h_s, c_s = 2 * x_s[t].T @ x_s[t] / 7, 2 * x_s[t].T @ y_s[t] / 7
+        h_q, c_q = 2 * x_q[t].T @ x_q[t] / 7, 2 * x_q[t].T @ y_q[t] / 7
+        w = theta
+        for _ in range(steps):
+            w = w - rate * (h_s @ w - c_s)
+        factor = np.linalg.matrix_power(np.eye(3) - rate * h_s, steps)
+        if order == "first_order":
+            factor = np.eye(3)
+        expected += factor @ (h_q @ w - c_q) / 4
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=rate, inner_steps=steps, meta_gradient=order
+    )
+    _, (actual,) = library_gradient(
+        meta_model, {"support_x": x_s, "support_y": y_s, "query_x": x_q}, y_q
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("floatx", ["float32", "float64"])
+@pytest.mark.parametrize("order", ["second_order", "first_order"])
+@pytest.mark.parametrize("net", ["dense", "conv"])
+def test_equals_nested_tapes(net, order, floatx):
+    use(floatx)
+    if net == "dense":
+        learner, function = dense_learner(), oracle.dense_net
+        loss, oracle_loss = "mse", oracle.mean_squared_error
+        x, y = regression_tasks(floatx)
+    else:
+        learner, function = conv_learner(), oracle.conv_net
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        oracle_loss = oracle.cross_entropy
+        x, y = image_tasks(floatx)
+    randomize(learner)
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.2, inner_steps=2, meta_gradient=order
+    )
+    # The oracle is always in float64. A ReLU input within float32's rounding
+    # of 0 would put the two on different sides; these data have none.
+    weights = [
+        tf.constant(v.numpy(), tf.float64) for v in learner.trainable_variables
+    ]
+    expected_loss, expected = oracle.meta_gradient(
+        function,
+        oracle_loss,
+        weights,
+        {
+            k: v if v.dtype == np.int32 else v.astype("float64")
+            for k, v in x.items()
+        },
+        y,
+        0.2,
+        2,
+        order == "second_order",
+    )
+    actual_loss, actual = library_gradient(meta_model, x, y, loss)
+    tolerance = 1e-5 if floatx == "float32" else 1e-9
+    assert actual_loss == pytest.approx(expected_loss, rel=tolerance)
+    assert oracle.relative_error(actual, expected) < tolerance
+
+
+def test_orders_differ():
+    # Otherwise the comparisons above would say nothing of second derivatives.
+    learner = dense_learner()
+    randomize(learner)
+    x, y = regression_tasks("float32")
+    gradients = [
+        library_gradient(
+            keras_maml.MetaModel(
+                learner, inner_optimizer=0.2, meta_gradient=order
+            ),
+            x,
+            y,
+        )[1]
+        for order in ("second_order", "first_order")
+    ]
+    assert oracle.relative_error(*gradients) > 0.05
+
+
+NORMALIZATIONS = {
+    "batch": keras.layers.BatchNormalization,
+    "layer": keras.layers.LayerNormalization,
+    "group": lambda: keras.layers.GroupNormalization(groups=2),
+    "rms": keras.layers.RMSNormalization,
+    "unit": keras.layers.UnitNormalization,
+}
+
+
+def normalized_learner(name):
+    learner = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(6, activation="tanh"),
+            NORMALIZATIONS[name](),
+            keras.layers.Dense(2),
+        ]
+    )
+    randomize(learner)
+    return learner
+
+
+def difference_error(meta_model, x, y):
+    """Relative error of the gradient along random directions."""
+    theta = meta_model.learner.trainable_variables
+    _, gradients = library_gradient(meta_model, x, y)
+    values = [v.numpy() for v in theta]
+    loss = tf.function(
+        lambda: meta_model._step((x, y), training=False)[0]["loss"],
+        autograph=False,
+    )
+    rng = np.random.default_rng(3)
+    expected, actual = [], []
+    for _ in range(3):
+        direction = [rng.standard_normal(v.shape) for v in values]
+        losses = []
+        for epsilon in (1e-5, -1e-5):
+            for v, value, d in zip(theta, values, direction):
+                v.assign(value + epsilon * d)
+            losses.append(float(loss()))
+        expected.append((losses[0] - losses[1]) / 2e-5)
+        actual.append(sum(np.sum(g * d) for g, d in zip(gradients, direction)))
+    for v, value in zip(theta, values):
+        v.assign(value)
+    return oracle.relative_error([actual], [expected])
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_unmodified_keras_normalization_is_exact(name):
+    use("float64")
+    meta_model = keras_maml.MetaModel(
+        normalized_learner(name), inner_optimizer=0.3, inner_steps=2
+    )
+    x, y = regression_tasks("float64")
+    assert difference_error(meta_model, x, y) < 1e-7
+
+
+@pytest.mark.parametrize("name", ["batch", "layer", "group"])
+def test_keras_reaches_the_moments_that_are_replaced(name, monkeypatch):
+    # If this fails, Keras no longer computes its statistics by
+    # `tf.nn.moments`, or TensorFlow mended it: `exact_moments` may be idle.
+    use("float64")
+    monkeypatch.setattr(normalization, "_exact_moments", tf.nn.moments)
+    meta_model = keras_maml.MetaModel(
+        normalized_learner(name), inner_optimizer=0.3, inner_steps=2
+    )
+    x, y = regression_tasks("float64")
+    assert difference_error(meta_model, x, y) > 1e-4
+
+
+@pytest.mark.parametrize("mode", ["support", "moving"])
+def test_other_statistics_are_exact_too(mode):
+    use("float64")
+    meta_model = keras_maml.MetaModel(
+        normalized_learner("batch"),
+        inner_optimizer=0.3,
+        inner_steps=2,
+        normalization=mode,
+    )
+    x, y = regression_tasks("float64")
+    if mode == "moving":
+        # The differences are taken in evaluation; a frozen layer uses the
+        # moving averages in training as well.
+        meta_model.learner.layers[1].trainable = False
+    assert difference_error(meta_model, x, y) < 1e-7
+
+
+def test_weights_that_do_not_adapt_get_their_gradient():
+    use("float64")
+    learner = dense_learner()
+    randomize(learner)
+    x, y = regression_tasks("float64")
+    for adapt in ([learner.layers[-1]], [learner.layers[0].name]):
+        meta_model = keras_maml.MetaModel(
+            learner, inner_optimizer=0.3, inner_steps=2, adapt=adapt
+        )
+        assert difference_error(meta_model, x, y) < 1e-7
+
+
+def test_regularizers_and_added_losses_count_at_the_weights_in_use():
+    use("float64")
+
+    class AddsLoss(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(0.1 * tf.reduce_mean(x**2))
+            return x
+
+    # Keras keeps the factor in float32, where this one is exact.
+    l2 = keras.regularizers.L2(0.0625)
+    learner = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, kernel_regularizer=l2, activation="tanh"),
+            AddsLoss(),
+            keras.layers.Dense(2),
+        ]
+    )
+    kernel, bias, kernel_2, bias_2 = (
+        tf.constant(w) for w in learner.get_weights()
+    )
+    x, y = regression_tasks("float64", tasks=1)
+
+    def net(weights, inputs):
+        hidden = tf.tanh(inputs @ weights[0] + weights[1])
+        penalty = 0.0625 * tf.reduce_sum(weights[0] ** 2)
+        penalty += 0.1 * tf.reduce_mean(hidden**2)
+        return hidden @ weights[2] + weights[3], penalty
+
+    def loss(target, outputs):
+        return oracle.mean_squared_error(target, outputs[0]) + outputs[1]
+
+    expected_loss, expected = oracle.meta_gradient(
+        net, loss, [kernel, bias, kernel_2, bias_2], x, y, 0.3, 2, True
+    )
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.3, inner_steps=2
+    )
+    actual_loss, actual = library_gradient(meta_model, x, y)
+    assert actual_loss == pytest.approx(expected_loss, rel=1e-9)
+    assert oracle.relative_error(actual, expected) < 1e-9
