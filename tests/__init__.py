@@ -1,0 +1,1 @@
+"""A package, lest another one named `tests` be imported in its place."""
