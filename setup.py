@@ -19,17 +19,17 @@ def read_readme() -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-# Lower bounds are the oldest releases that the tests have passed with. There
-# are no upper bounds: they would only keep users from the releases that fix
-# things.
+# Lower bounds: the oldest releases that the tests have passed with, all at once
+# (their own deprecation warnings let through). There are no upper bounds: they
+# would only keep users from the releases that fix things.
 INSTALL_REQUIRES = [
     "absl-py>=2.1",
     # tensorflow-datasets imports it and does not declare it for Python >= 3.9.
     "importlib_resources>=6.0",
-    "keras>=3.15",
-    "numpy>=2.0",
-    "tensorflow>=2.21",
-    "tensorflow-datasets>=4.9.10",
+    "keras>=3.12",
+    "numpy>=2.0.2",
+    "tensorflow>=2.20",
+    "tensorflow-datasets>=4.9.9",
 ]
 
 PLOTS = ["matplotlib>=3.10"]
