@@ -4,12 +4,18 @@ from keras_maml import inner_optimizers
 from keras_maml import learners
 from keras_maml import meta_gradients
 from keras_maml import tasks
+from keras_maml.evaluation import TaskScores
+from keras_maml.evaluation import evaluate_tasks
 from keras_maml.meta_model import MetaModel
+from keras_maml.task_map import configure_threads
 from keras_maml.version import __version__
 
 __all__ = [
     "MetaModel",
+    "TaskScores",
     "__version__",
+    "configure_threads",
+    "evaluate_tasks",
     "inner_optimizers",
     "learners",
     "meta_gradients",

@@ -171,20 +171,22 @@ class MetaModel(keras.Model):
         self._check_built()
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=False, inner_steps=None):
         """Adapts to each task's support set and predicts its queries.
 
         Differentiable with respect to θ.
 
         Args:
             inputs: dict of tensors, the `x` of a meta-batch.
-            training: bool. Takes `inner_steps` if `True`, and
+            training: bool, told to the learner's layers.
+            inner_steps: int, gradient steps on each support set. Defaults to
+                the model's `inner_steps` if `training`, and to its
                 `evaluation_steps` otherwise.
 
         Returns:
             The learner's outputs, `(T, Q, ...)`.
         """
-        adapt, predict = self._inner(training)
+        adapt, predict = self._inner(training, inner_steps)
         theta = self._theta()
 
         def task_outputs(task):
@@ -278,8 +280,7 @@ class MetaModel(keras.Model):
             ValueError: if the support set is not in that form, the learner
                 cannot be copied or there is no inner loss.
         """
-        steps = self._steps(False) if inner_steps is None else inner_steps
-        _check_int("inner_steps", steps, 0)
+        steps = self._steps(False, inner_steps)
         x = contract.check_support(support_x, support_y)
         if not self.built:
             shapes = tf.nest.map_structure(
@@ -311,10 +312,10 @@ class MetaModel(keras.Model):
 
     # -- Pieces
 
-    def _inner(self, training):
+    def _inner(self, training, steps=None):
         """The functions that adapt to a task and predict its queries."""
         task_learner = self._task_learner(training)
-        steps = self._steps(training)
+        steps = self._steps(training, steps)
 
         def adapt(theta, task, second_order):
             return task_learner.adapt(
@@ -348,7 +349,10 @@ class MetaModel(keras.Model):
             training=training,
         )
 
-    def _steps(self, training):
+    def _steps(self, training, steps=None):
+        if steps is not None:
+            _check_int("inner_steps", steps, 0)
+            return steps
         if training or self.evaluation_steps is None:
             return self.inner_steps
         return self.evaluation_steps

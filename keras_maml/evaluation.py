@@ -1,0 +1,101 @@
+"""How well tasks are learned: mean and confidence interval over tasks."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class TaskScores(NamedTuple):
+    """Scores of many tasks after a number of inner steps.
+
+    Attributes:
+        values: array `(tasks,)`, the mean of the metric over each task's
+            queries.
+    """
+
+    values: np.ndarray
+
+    @property
+    def mean(self):
+        """The mean over tasks."""
+        return float(np.mean(self.values))
+
+    @property
+    def ci95(self):
+        """Half the width of the 95 % confidence interval of the mean."""
+        if len(self.values) < 2:
+            return float("inf")
+        return float(
+            1.96 * np.std(self.values, ddof=1) / np.sqrt(len(self.values))
+        )
+
+
+def evaluate_tasks(meta_model, dataset, metric, inner_steps=None):
+    """Scores adapted models task by task, after each of several step counts.
+
+    Args:
+        meta_model: a `MetaModel`.
+        dataset: finite iterable of meta-batches `(x, y)`, as for `evaluate`.
+        metric: function `(y_true, y_pred)` of arrays `(T, Q, ...)` that
+            returns values `(T, Q)`, such as
+            `keras.metrics.sparse_categorical_accuracy`.
+        inner_steps: list of ints, 0 for the score before adaptation. Defaults
+            to the model's `evaluation_steps` alone.
+
+    Returns:
+        A dict from each number of steps to its `TaskScores`.
+
+    Raises:
+        ValueError: if the dataset is infinite or empty.
+
+    Example:
+
+    ```python
+    sines = keras_maml.tasks.Sinusoid(seed=1)
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), inner_loss="mse"
+    )
+    scores = keras_maml.evaluate_tasks(
+        meta_model,
+        sines.batch(10, count=20),
+        keras.losses.mean_squared_error,
+        inner_steps=[0, 1],
+    )
+    print(f"{scores[1].mean:.2f} ± {scores[1].ci95:.2f}")
+    ```
+
+    Reference:
+        Finn et al., 2017, tables 1 and 2: mean ± 1.96 σ / √(tasks).
+    """
+    if (
+        isinstance(dataset, tf.data.Dataset)
+        and dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    ):
+        raise ValueError(
+            "`dataset` must be finite. A task distribution takes "
+            f"`batch(tasks, count=...)`. Received: dataset={dataset}"
+        )
+    if inner_steps is None:
+        inner_steps = [meta_model._steps(training=False)]
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def scores(x, y):
+        results = []
+        for steps in inner_steps:
+            values = metric(y, meta_model(x, inner_steps=steps))
+            tasks = tf.shape(values)[0]
+            results.append(
+                tf.reduce_mean(tf.reshape(values, [tasks, -1]), axis=1)
+            )
+        return results
+
+    collected = [scores(x, y) for x, y, *_ in dataset]
+    if not collected:
+        raise ValueError(
+            f"`dataset` holds no meta-batch. Received: dataset={dataset}"
+        )
+    return {
+        steps: TaskScores(np.concatenate([batch[i] for batch in collected]))
+        for i, steps in enumerate(inner_steps)
+    }
