@@ -2,6 +2,7 @@
 
 from keras_maml.tasks.class_pool import ClassPool
 from keras_maml.tasks.episodes import Episodes
+from keras_maml.tasks.glyphs import Glyphs
 from keras_maml.tasks.preprocessing import preprocess_omniglot
 from keras_maml.tasks.sinusoid import Sinusoid
 from keras_maml.tasks.sources import from_arrays
@@ -12,6 +13,7 @@ from keras_maml.tasks.tfds_source import from_tfds
 __all__ = [
     "ClassPool",
     "Episodes",
+    "Glyphs",
     "preprocess_omniglot",
     "Sinusoid",
     "from_arrays",

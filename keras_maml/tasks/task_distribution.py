@@ -58,8 +58,19 @@ class TaskDistribution:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = check_seed(seed)
-        self._drawn_function: Any = None
-        self._episode_function: Any = None
+        # The next episode's number and an iterator that is about to give it.
+        self._stream: tuple[int, Any] | None = None
+        # Traced once, not again by each `batch` and `episode`.
+        self._draw_function = tf.function(
+            lambda block: self._draw(
+                tf.stack([tf.constant(self.seed, tf.int64), block])
+            ),
+            input_signature=[tf.TensorSpec([], tf.int64)],
+            autograph=False,
+        )
+        self._realize_function = tf.function(
+            lambda drawn: self._realize(drawn), autograph=False
+        )
 
     def episode(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Draws one episode.
@@ -78,12 +89,15 @@ class TaskDistribution:
             ValueError: If `index` is negative or not an integer.
         """
         index = check_integer("index", index, minimum=0)
-        if self._episode_function is None:
-            self._episode_function = tf.function(
-                lambda index: self._realize(self._draw_one(index)),
-                input_signature=[tf.TensorSpec([], tf.int64)],
-            )
-        return _without_task_axis(self._episode_function, index)
+        # Through the same pipeline as `batch`: TensorFlow optimizes the graph
+        # of a plain function differently, and the last bit would differ. It
+        # is slow to start, so the next episode is taken from it as well.
+        if self._stream is None or self._stream[0] != index:
+            self._stream = index, iter(self.batch(1, start=index))
+        _, iterator = self._stream
+        episode = _without_first_axis(next(iterator))
+        self._stream = index + 1, iterator
+        return episode
 
     def batch(
         self, tasks: int, count: int | None = None, start: int = 0
@@ -114,41 +128,27 @@ class TaskDistribution:
         """
         tasks = check_integer("tasks", tasks)
         start = check_integer("start", start, minimum=0)
-        if count is None:
-            end = tf.int64.max
-            blocks = tf.data.Dataset.counter(start // BLOCK)
-            meta_batches = tf.data.INFINITE_CARDINALITY
-        else:
+        if count is not None:
             count = check_integer("count", count)
-            end = start + count
-            blocks = tf.data.Dataset.range(start // BLOCK, -(-end // BLOCK))
-            meta_batches = -(-count // tasks)
         # Nothing is ever dropped; this only makes the task axis static.
         static = count is None or count % tasks == 0
-
-        def draw(block):
-            offset = block * BLOCK
-            first = tf.maximum(start - offset, 0)
-            last = tf.minimum(end - offset, BLOCK)
-            drawn = self._draw_block(block)
-            return {name: value[first:last] for name, value in drawn.items()}
-
-        dataset = blocks.map(
-            draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
+        dataset = self._draw_episodes(start, count)
         if self._episodes_per_call is None:
             dataset = dataset.rebatch(tasks, drop_remainder=static)
+            dataset = _parallel_map(dataset, self._realize_function)
         else:
-            dataset = dataset.rebatch(self._episodes_per_call)
-        dataset = dataset.map(
-            self._realize,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        if self._episodes_per_call is not None:
+            dataset = dataset.rebatch(
+                self._episodes_per_call,
+                drop_remainder=self._episodes_per_call == 1,
+            )
+            dataset = _parallel_map(dataset, self._realize_function)
             dataset = dataset.rebatch(tasks, drop_remainder=static)
+        if count is None:
+            cardinality = tf.data.INFINITE_CARDINALITY
+        else:
+            cardinality = -(-count // tasks)
         dataset = dataset.apply(
-            tf.data.experimental.assert_cardinality(meta_batches)
+            tf.data.experimental.assert_cardinality(cardinality)
         )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -165,20 +165,26 @@ class TaskDistribution:
     def _drawn(self, index: int) -> dict[str, np.ndarray]:
         """Returns the random numbers of one episode."""
         index = check_integer("index", index, minimum=0)
-        if self._drawn_function is None:
-            self._drawn_function = tf.function(
-                self._draw_one,
-                input_signature=[tf.TensorSpec([], tf.int64)],
-            )
-        return _without_task_axis(self._drawn_function, index)
+        drawn = next(iter(self._draw_episodes(index, 1)))
+        return _without_first_axis(drawn)
 
-    def _draw_one(self, index):
-        row = tf.cast(index % BLOCK, tf.int32)
-        drawn = self._draw_block(index // BLOCK)
-        return {name: value[row : row + 1] for name, value in drawn.items()}
+    def _draw_episodes(self, start, count):
+        """Streams the drawn numbers of episodes, any number at a time."""
+        first = start // BLOCK
+        if count is None:
+            end = tf.int64.max
+            blocks = tf.data.Dataset.counter(first)
+        else:
+            end = start + count
+            blocks = tf.data.Dataset.range(first, -(-end // BLOCK))
 
-    def _draw_block(self, block):
-        return self._draw(tf.stack([tf.constant(self.seed, tf.int64), block]))
+        def draw(block):
+            drawn = self._draw_function(block)
+            low = tf.maximum(start - block * BLOCK, 0)
+            high = tf.minimum(end - block * BLOCK, BLOCK)
+            return {name: value[low:high] for name, value in drawn.items()}
+
+        return _parallel_map(blocks, draw)
 
 
 def split_seed(seed: tf.Tensor, number: int) -> list[tf.Tensor]:
@@ -207,9 +213,11 @@ def permutations(seed: tf.Tensor, rows: int, size: int) -> tf.Tensor:
     return tf.math.top_k(uniform(seed, [rows, size]), size).indices
 
 
-def _without_task_axis(function, index):
-    # Where there is a GPU, these small integer operations belong on the CPU
-    # all the same, as those of a `tf.data` pipeline.
-    with tf.device("CPU:0"):
-        values = function(tf.constant(index, tf.int64))
-    return tf.nest.map_structure(lambda value: value[0].numpy(), values)
+def _parallel_map(dataset, function):
+    return dataset.map(
+        function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+
+def _without_first_axis(element):
+    return tf.nest.map_structure(lambda value: value[0].numpy(), element)
