@@ -14,11 +14,6 @@ def read_version() -> str:
     return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)[1]
 
 
-def read_readme() -> str:
-    path = HERE / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
 # Lower bounds: the oldest releases that the tests have passed with, all at once
 # (their own deprecation warnings let through). There are no upper bounds: they
 # would only keep users from the releases that fix things.
@@ -41,7 +36,7 @@ setuptools.setup(
     name="keras-maml",
     version=read_version(),
     description="Gradient-based meta-learning for Keras 3 on TensorFlow.",
-    long_description=read_readme(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The keras_maml authors",
     license="Apache-2.0",
