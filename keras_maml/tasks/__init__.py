@@ -2,6 +2,7 @@
 
 from keras_maml.tasks.class_pool import ClassPool
 from keras_maml.tasks.episodes import Episodes
+from keras_maml.tasks.gaussian_tasks import GaussianTasks
 from keras_maml.tasks.glyphs import Glyphs
 from keras_maml.tasks.preprocessing import preprocess_omniglot
 from keras_maml.tasks.sinusoid import Sinusoid
@@ -13,6 +14,7 @@ from keras_maml.tasks.tfds_source import from_tfds
 __all__ = [
     "ClassPool",
     "Episodes",
+    "GaussianTasks",
     "Glyphs",
     "preprocess_omniglot",
     "Sinusoid",

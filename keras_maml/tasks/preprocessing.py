@@ -19,11 +19,12 @@ def preprocess_omniglot(image: tf.Tensor) -> tf.Tensor:
 
     Example:
 
-    ```python
-    characters = tasks.from_tfds(
-        "omniglot", preprocess=tasks.preprocess_omniglot
-    )
-    ```
+    >>> import tensorflow as tf
+    >>> from keras_maml import tasks
+    >>> paper = 255 * tf.ones([105, 105, 3], tf.uint8)
+    >>> image = tasks.preprocess_omniglot(paper)
+    >>> image.shape, int(tf.reduce_max(image))
+    (TensorShape([28, 28, 1]), 0)
 
     Reference:
 

@@ -98,8 +98,21 @@ def from_folder(
     Example:
 
     ```python
+    import os
+
+    import keras
+    import numpy as np
+
+    from keras_maml import tasks
+
+    for name in ("crow", "owl"):
+        for number in range(3):
+            image = keras.utils.array_to_img(np.random.rand(100, 120, 3))
+            os.makedirs(f"birds/{name}", exist_ok=True)
+            image.save(f"birds/{name}/{number}.png")
+
     pool = tasks.from_folder("birds", image_size=84)
-    train, test = pool.split(150, 50, seed=0)
+    print(pool.class_names, pool.counts)
     ```
     """
     if color_mode not in _CHANNELS:

@@ -56,10 +56,13 @@ def from_tfds(
     Example:
 
     ```python
+    from keras_maml import tasks
+
     characters = tasks.from_tfds(
         "omniglot", preprocess=tasks.preprocess_omniglot
     )
     train, validation, test = characters.split(1100, 100, 423, seed=0)
+    train_tasks = train.episodes(5, 1, 1, rotations=True).batch(32)
     ```
     """
     import tensorflow_datasets as tfds
