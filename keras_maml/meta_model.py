@@ -283,10 +283,13 @@ class MetaModel(keras.Model):
         steps = self._steps(False, inner_steps)
         x = contract.check_support(support_x, support_y)
         if not self.built:
-            shapes = tf.nest.map_structure(
-                lambda t: (1, *t.shape), x["support_x"]
+            self.build(
+                {
+                    "query_x": tf.nest.map_structure(
+                        lambda t: (1, *t.shape), x["support_x"]
+                    )
+                }
             )
-            self.build({"query_x": shapes})
         # A loss compiled anew asks for a new trace.
         key = (steps, id(getattr(self, "loss", None)))
         if key not in self._cache.functions:
@@ -377,6 +380,9 @@ class MetaModel(keras.Model):
     def _tasks(self, x):
         """What the map over tasks runs over: inputs, and an index a task."""
         x = contract.check_inputs(x)
+        if not self.built:
+            # `fit` reaches this point without a call of the model.
+            self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
         self._cache.signature = serving.signature(x)
         count = tf.shape(tf.nest.flatten(x)[0])[0]
         context = tf.distribute.get_replica_context()
