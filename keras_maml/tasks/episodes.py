@@ -52,7 +52,7 @@ class Episodes(TaskDistribution):
     >>> pool = tasks.from_arrays(images, labels=np.repeat(np.arange(20), 3))
     >>> episodes = pool.episodes(n_way=5, k_shot=1, q_query=2, rotations=True)
     >>> x, y = episodes.episode(0)
-    >>> sorted(x["support_y"]), sorted(y)[:4]
+    >>> sorted(x["support_y"].tolist()), sorted(y.tolist())[:4]
     ([0, 1, 2, 3, 4], [0, 0, 1, 1])
 
     Reference:

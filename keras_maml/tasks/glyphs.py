@@ -1,5 +1,6 @@
 """Endless classes of generated characters."""
 
+import itertools
 import math
 from typing import Any
 
@@ -131,33 +132,37 @@ def _draw_characters(seed, shape):
         `ink`: 1 for a stroke that is there and 0 for one that is not,
         `(*shape, strokes)`.
     """
-    seeds = iter(split_seed(seed, 5 + 5 * _MAX_STROKES))
+    seeds = split_seed(seed, 7)
+    each_stroke = [*shape, _MAX_STROKES]
+    starts = tf.unstack(uniform(seeds[0], [*each_stroke, 2]), axis=-2)
+    ends = tf.unstack(uniform(seeds[1], [*each_stroke, 2, 2]), axis=-3)
+    # Where on the stroke before a stroke begins: more often at its end than
+    # anywhere else, and sometimes, below 0, elsewhere.
+    places = uniform(seeds[2], each_stroke, -0.55, 1.6)
+    places = tf.unstack(places[..., None], axis=-2)
+    bends = tf.maximum(uniform(seeds[3], [*each_stroke, 1, 1], -0.3, 0.6), 0.0)
+    bends = bends * normal(seeds[4], [*each_stroke, 2, 2])
+    # Only the inner two of a stroke's four points are off the straight line.
+    bends = tf.pad(bends, [[0, 0]] * (len(shape) + 1) + [[1, 1], [0, 0]])
+    bends = tf.unstack(bends, axis=-3)
+    line = np.linspace(0.0, 1.0, 4, dtype="float32")[:, None]
     strokes = []
-    for number in range(_MAX_STROKES):
-        start = uniform(next(seeds), [*shape, 2])
-        if number:
-            # Most strokes begin on the one before: at its end or inside it.
-            place = uniform(next(seeds), [*shape, 1], 0.3, 1.6)
-            touched = _on_curve(strokes[-1], tf.minimum(place, 1.0))[..., 0, :]
-            joined = uniform(next(seeds), [*shape, 1]) < 0.7
-            start = tf.where(joined, touched, start)
+    for start, end, place, bend in zip(
+        starts, ends, places, bends, strict=True
+    ):
+        if strokes:
+            touched = _on_curve(strokes[-1], tf.clip_by_value(place, 0.2, 1.0))
+            start = tf.where(place > 0, tf.squeeze(touched, -2), start)
         # Of two ends the farther one: few strokes are mere dots.
-        ends = uniform(next(seeds), [*shape, 2, 2])
-        distance = tf.reduce_sum((ends - start[..., None, :]) ** 2, axis=-1)
-        first = (distance[..., :1] > distance[..., 1:])[..., None]
-        end = tf.where(first[..., 0], ends[..., 0, :], ends[..., 1, :])
-        thirds = np.array([[1 / 3], [2 / 3]], "float32")
-        inner = start[..., None, :] + thirds * (end - start)[..., None, :]
-        bend = uniform(next(seeds), [*shape, 1, 1], -0.3, 0.6)
-        bend = tf.maximum(bend, 0.0) * normal(next(seeds), [*shape, 2, 2])
-        points = [start[..., None, :], inner + bend, end[..., None, :]]
-        strokes.append(tf.concat(points, axis=-2))
+        square = tf.square(end - tf.expand_dims(start, -2))
+        farther = tf.argmax(tf.reduce_sum(square, axis=-1), axis=-1)
+        end = tf.gather(end, farther, batch_dims=len(shape))
+        start, end = tf.expand_dims(start, -2), tf.expand_dims(end, -2)
+        strokes.append(start + line * (end - start) + bend)
     strokes = tf.stack(strokes, axis=-3)
 
-    number = uniform(next(seeds), [*shape, 1], _MIN_STROKES, _MAX_STROKES + 1)
-    ink = tf.cast(
-        tf.range(_MAX_STROKES, dtype=tf.float32) < tf.floor(number), tf.float32
-    )
+    number = uniform(seeds[5], [*shape, 1], _MIN_STROKES, _MAX_STROKES + 1)
+    ink = tf.cast(np.arange(_MAX_STROKES) < tf.floor(number), tf.float32)
 
     # Centre the strokes that are there and bring them to a common size.
     curves = _on_curve(strokes, np.linspace(0.0, 1.0, 7, dtype="float32"))
@@ -165,7 +170,7 @@ def _draw_characters(seed, shape):
     low = tf.reduce_min(tf.where(there, curves, math.inf), axis=[-3, -2])
     high = tf.reduce_max(tf.where(there, curves, -math.inf), axis=[-3, -2])
     extent = tf.reduce_max(high - low, axis=-1)[..., None]
-    size = uniform(next(seeds), [*shape, 1], 0.8, 1.1)
+    size = uniform(seeds[6], [*shape, 1], 0.8, 1.1)
     centre, scale = (low + high) / 2, size / extent
     strokes = (strokes - centre[..., None, None, :]) * scale[..., None, None, :]
     return strokes, ink
@@ -243,15 +248,10 @@ def _on_curve(points, place):
     Returns:
         `(..., places, 2)`.
     """
-    place = tf.convert_to_tensor(place)[..., None]
-    rest = 1.0 - place
-    weights = (
-        rest**3,
-        3.0 * rest**2 * place,
-        3.0 * rest * place**2,
-        place**3,
-    )
-    return sum(
-        weight * points[..., number, None, :]
-        for number, weight in enumerate(weights)
-    )
+    place = tf.expand_dims(place, -1)
+    # De Casteljau's construction: between each point and the next, again and
+    # again.
+    points = tf.unstack(tf.expand_dims(points, -3), axis=-2)
+    while len(points) > 1:
+        points = [a + place * (b - a) for a, b in itertools.pairwise(points)]
+    return points[0]

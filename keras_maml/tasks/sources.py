@@ -49,7 +49,7 @@ def from_arrays(
     >>> from keras_maml import tasks
     >>> x = np.random.default_rng(0).normal(size=(40, 16))
     >>> pool = tasks.from_arrays(x, labels=["cat", "dog"] * 20)
-    >>> pool.num_classes, list(pool.counts)
+    >>> pool.num_classes, pool.counts.tolist()
     (2, [20, 20])
     """
     x = np.asarray(x)
@@ -98,18 +98,12 @@ def from_folder(
     Example:
 
     ```python
-    import os
-
-    import keras
-    import numpy as np
-
+    import tensorflow as tf
     from keras_maml import tasks
 
-    for name in ("crow", "owl"):
-        for number in range(3):
-            image = keras.utils.array_to_img(np.random.rand(100, 120, 3))
-            os.makedirs(f"birds/{name}", exist_ok=True)
-            image.save(f"birds/{name}/{number}.png")
+    png = tf.io.encode_png(tf.zeros([100, 120, 3], tf.uint8))
+    for file in ("crow/1.png", "crow/2.png", "owl/1.png", "owl/2.png"):
+        tf.io.write_file(f"birds/{file}", png)
 
     pool = tasks.from_folder("birds", image_size=84)
     print(pool.class_names, pool.counts)

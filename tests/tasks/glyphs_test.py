@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+
+from keras_maml import tasks
+from keras_maml.tasks import glyphs
+
+
+def draw(source, count):
+    x, y = next(source.batch(count, count=count).as_numpy_iterator())
+    return x["support_x"], x["support_y"], x["query_x"], y
+
+
+def nearest_neighbour_accuracy(source, count):
+    x, labels, query_x, query_y = draw(source, count)
+    x, query_x = (v.reshape(*v.shape[:2], -1) for v in (x, query_x))
+    distance = ((query_x[:, :, None] - x[:, None]) ** 2).sum(axis=-1)
+    nearest = np.take_along_axis(labels, distance.argmin(axis=-1), axis=1)
+    return (nearest == query_y).mean()
+
+
+def test_images_are_ink_on_paper():
+    x, _, query_x, _ = draw(tasks.Glyphs(5, 2, 3), 100)
+    assert x.shape == (100, 10, 28, 28, 1)
+    assert query_x.shape == (100, 15, 28, 28, 1)
+    images = np.concatenate([x, query_x], axis=1).reshape(-1, 28 * 28)
+    assert images.dtype == np.float32
+    assert images.min() == 0
+    assert images.max() == 1
+    ink = images.mean(axis=1)
+    # Something is drawn on each, and most of each is paper.
+    assert ink.min() > 0.005
+    assert ink.max() < 0.5
+    assert 0.07 < ink.mean() < 0.14
+    assert np.median(images) == 0
+
+
+def test_labels_are_balanced_and_shuffled():
+    source = tasks.Glyphs(4, 2, 3)
+    _, labels, _, query_y = draw(source, 400)
+    assert (np.sort(labels) == np.repeat(np.arange(4), 2)).all()
+    assert (np.sort(query_y) == np.repeat(np.arange(4), 3)).all()
+    for part in (labels, query_y):
+        frequency = np.mean(part[..., None] == np.arange(4), axis=0)
+        assert abs(frequency - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 400)
+
+
+def test_without_variation_a_class_is_one_image():
+    x, labels, query_x, query_y = draw(tasks.Glyphs(5, 2, 3, variation=0), 20)
+    for episode in range(20):
+        for label in range(5):
+            of_class = np.concatenate(
+                [
+                    x[episode][labels[episode] == label],
+                    query_x[episode][query_y[episode] == label],
+                ]
+            )
+            assert (of_class == of_class[0]).all()
+
+
+def test_every_example_is_drawn_anew():
+    x, _, query_x, _ = draw(tasks.Glyphs(5, 5, 5), 100)
+    images = np.concatenate([x, query_x], axis=1).reshape(-1, 28 * 28)
+    assert len(np.unique(images, axis=0)) == len(images)
+
+
+def test_as_hard_as_omniglot_for_a_nearest_neighbour():
+    # Omniglot's: 44 % 5-way, 25 % 20-way.
+    five = nearest_neighbour_accuracy(tasks.Glyphs(5), 1000)
+    twenty = nearest_neighbour_accuracy(tasks.Glyphs(20), 200)
+    assert 0.40 < five < 0.50
+    assert 0.20 < twenty < 0.29
+
+
+def test_more_variation_is_harder():
+    accuracies = [
+        nearest_neighbour_accuracy(tasks.Glyphs(variation=variation), 500)
+        for variation in (0.0, 0.5, 1.0, 1.5)
+    ]
+    assert accuracies[0] == 1.0
+    assert (np.diff(accuracies) < -0.05).all()
+
+
+def test_no_class_occurs_twice_in_any_split():
+    images = [
+        draw(tasks.Glyphs(20, 1, 1, split=split, variation=0, seed=seed), 50)[0]
+        for split in ("train", "validation", "test")
+        for seed in (0, 1)
+    ]
+    images = np.concatenate(images).reshape(-1, 28 * 28)
+    assert len(np.unique(images, axis=0)) == len(images) == 6000
+
+
+def test_number_of_strokes():
+    drawn = tasks.Glyphs(10)._drawn(0)
+    for index in range(1, 20):
+        more = tasks.Glyphs(10)._drawn(index)
+        drawn["ink"] = np.concatenate([drawn["ink"], more["ink"]])
+    strokes = drawn["ink"].sum(axis=-1)
+    assert set(strokes) == {2, 3, 4}
+
+
+def test_image_size_changes_only_the_sharpness():
+    small = tasks.Glyphs(image_size=28).episode(0)[0]["support_x"]
+    large = tasks.Glyphs(image_size=56).episode(0)[0]["support_x"]
+    assert large.shape == (5, 56, 56, 1)
+    halved = large.reshape(5, 28, 2, 28, 2, 1).mean(axis=(2, 4))
+    assert abs(halved - small).mean() < 0.02
+
+
+def test_render_against_a_sum_over_dots():
+    rng = np.random.default_rng(0)
+    strokes = rng.uniform(0.2, 0.8, (1, 2, 4, 2)).astype("float32")
+    ink = np.array([[1.0, 0.0]], "float32")
+    thickness = np.array([0.8], "float32")
+    image = glyphs._render(strokes, ink, thickness, 28).numpy()[0, ..., 0]
+
+    t = np.linspace(0, 1, glyphs._DOTS + 1)[:, None]
+    p = strokes[0, 0]
+    curve = 28 * (
+        (1 - t) ** 3 * p[0]
+        + 3 * (1 - t) ** 2 * t * p[1]
+        + 3 * (1 - t) * t**2 * p[2]
+        + t**3 * p[3]
+    )
+    expected = np.zeros((28, 28))
+    for a, b in zip(curve[:-1], curve[1:], strict=True):
+        x, y = (a + b) / 2
+        for row in range(28):
+            for column in range(28):
+                square = (column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2
+                expected[row, column] += (
+                    np.linalg.norm(b - a)
+                    * np.exp(-square / (2 * 0.8**2))
+                    / (0.8 * np.sqrt(2 * np.pi))
+                )
+    expected = np.clip(1.7 * expected - 0.25, 0, 1)
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+    assert 0.02 < expected.mean() < 0.5
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_splits_differ_under_one_seed(split):
+    others = {"train", "validation", "test"} - {split}
+    x = tasks.Glyphs(split=split).episode(0)[0]["support_x"]
+    for other in others:
+        y = tasks.Glyphs(split=other).episode(0)[0]["support_x"]
+        assert abs(x - y).mean() > 0.02
