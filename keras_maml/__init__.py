@@ -1,5 +1,6 @@
 """Gradient-based meta-learning (MAML and its family) for Keras 3."""
 
+from keras_maml import callbacks
 from keras_maml import inner_optimizers
 from keras_maml import learners
 from keras_maml import meta_gradients
@@ -14,6 +15,7 @@ __all__ = [
     "MetaModel",
     "TaskScores",
     "__version__",
+    "callbacks",
     "configure_threads",
     "evaluate_tasks",
     "inner_optimizers",

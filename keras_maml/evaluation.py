@@ -1,7 +1,11 @@
 """How well tasks are learned: mean and confidence interval over tasks."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,17 +16,24 @@ class TaskScores(NamedTuple):
     Attributes:
         values: array `(tasks,)`, the mean of the metric over each task's
             queries.
+
+    Example:
+
+    ```python
+    scores = keras_maml.TaskScores(np.array([0.5, 0.75, 1.0]))
+    print(f"{scores.mean:.2f} ± {scores.ci95:.2f}")  # 0.75 ± 0.28
+    ```
     """
 
     values: np.ndarray
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """The mean over tasks."""
         return float(np.mean(self.values))
 
     @property
-    def ci95(self):
+    def ci95(self) -> float:
         """Half the width of the 95 % confidence interval of the mean."""
         if len(self.values) < 2:
             return float("inf")
@@ -31,7 +42,12 @@ class TaskScores(NamedTuple):
         )
 
 
-def evaluate_tasks(meta_model, dataset, metric, inner_steps=None):
+def evaluate_tasks(
+    meta_model: keras.Model,
+    dataset: Iterable,
+    metric: Callable,
+    inner_steps: Sequence[int] | None = None,
+) -> dict[int, TaskScores]:
     """Scores adapted models task by task, after each of several step counts.
 
     Args:

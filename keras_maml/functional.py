@@ -112,9 +112,7 @@ def assign_state(learner, mean_state):
     context = tf.distribute.get_replica_context()
     if context and context.num_replicas_in_sync > 1 and mean_state:
         # Keras would keep the first replica's.
-        mean_state = context.all_reduce(
-            tf.distribute.ReduceOp.MEAN, mean_state
-        )
+        mean_state = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean_state)
     for i, value in mean_state.items():
         if not tf.as_dtype(variables[i].dtype).is_floating:
             value = tf.round(value)

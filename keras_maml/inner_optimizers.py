@@ -1,5 +1,7 @@
 """The `inner_optimizer` axis: how adapted weights move in the inner loop."""
 
+from typing import Any
+
 import keras
 
 
@@ -12,7 +14,7 @@ class InnerOptimizer:
     `get_config`.
     """
 
-    def init(self, weights):
+    def init(self, weights: list) -> Any:
         """Returns the state before the first step.
 
         Args:
@@ -20,7 +22,9 @@ class InnerOptimizer:
         """
         raise NotImplementedError
 
-    def update(self, gradients, state, weights, step):
+    def update(
+        self, gradients: list, state: Any, weights: list, step: Any
+    ) -> tuple[list, Any]:
         """Takes one step.
 
         Args:
@@ -34,11 +38,11 @@ class InnerOptimizer:
         """
         raise NotImplementedError
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "InnerOptimizer":
         return cls(**config)
 
 
@@ -67,7 +71,7 @@ class SGD(InnerOptimizer):
         Deep Networks", equation 1.
     """
 
-    def __init__(self, learning_rate=0.01):
+    def __init__(self, learning_rate: float = 0.01) -> None:
         if (
             isinstance(learning_rate, bool)
             or not isinstance(learning_rate, (int, float))
@@ -79,20 +83,22 @@ class SGD(InnerOptimizer):
             )
         self.learning_rate = float(learning_rate)
 
-    def init(self, weights):
+    def init(self, weights: list) -> Any:
         return ()
 
-    def update(self, gradients, state, weights, step):
+    def update(
+        self, gradients: list, state: Any, weights: list, step: Any
+    ) -> tuple[list, Any]:
         new_weights = [
             w - self.learning_rate * g for w, g in zip(weights, gradients)
         ]
         return new_weights, state
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"learning_rate": self.learning_rate}
 
 
-def get(identifier):
+def get(identifier: float | InnerOptimizer) -> InnerOptimizer:
     """An `InnerOptimizer` from itself or from a learning rate of plain SGD.
 
     Raises:

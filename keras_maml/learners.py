@@ -1,19 +1,21 @@
 """The paper's networks, as plain Keras models."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
 
 def mlp(
-    input_shape=(1,),
-    hidden_units=(40, 40),
-    outputs=1,
+    input_shape: Sequence[int] = (1,),
+    hidden_units: Sequence[int] = (40, 40),
+    outputs: int = 1,
     *,
-    batch_normalization=False,
-    kernel_stddev=0.01,
-    seed=0,
-    name="mlp",
-):
+    batch_normalization: bool = False,
+    kernel_stddev: float = 0.01,
+    seed: int = 0,
+    name: str = "mlp",
+) -> keras.Model:
     """A fully connected network, by default the paper's for the sinusoid.
 
     Args:
@@ -76,14 +78,14 @@ def mlp(
 
 
 def conv4(
-    input_shape=(28, 28, 1),
-    n_way=5,
+    input_shape: Sequence[int] = (28, 28, 1),
+    n_way: int = 5,
     *,
-    filters=64,
-    max_pool=False,
-    seed=0,
-    name="conv4",
-):
+    filters: int = 64,
+    max_pool: bool = False,
+    seed: int = 0,
+    name: str = "conv4",
+) -> keras.Model:
     """The paper's network of four convolutions, strided or max-pooled.
 
     Strided (Omniglot): four times a 3×3 convolution of stride 2, batch

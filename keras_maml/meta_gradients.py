@@ -1,5 +1,8 @@
 """The `meta_gradient` axis: how the outer loss is derived with respect to θ."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -14,7 +17,13 @@ class MetaGradient:
 
     second_order = True
 
-    def __call__(self, theta, adapt, query_loss, scale_loss):
+    def __call__(
+        self,
+        theta: list,
+        adapt: Callable,
+        query_loss: Callable,
+        scale_loss: Callable,
+    ) -> tuple[Any, Any, list]:
         """The outer loss of one task and its gradient.
 
         Args:
@@ -40,11 +49,11 @@ class MetaGradient:
         ]
         return loss, aux, gradients
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "MetaGradient":
         return cls(**config)
 
 
@@ -77,7 +86,7 @@ class FirstOrder(MetaGradient):
 _NAMES = {"second_order": SecondOrder, "first_order": FirstOrder}
 
 
-def get(identifier):
+def get(identifier: str | MetaGradient) -> MetaGradient:
     """A `MetaGradient` from its name or itself.
 
     Raises:

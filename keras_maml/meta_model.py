@@ -2,6 +2,9 @@
 
 import os
 import types
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,6 +18,8 @@ from keras_maml import meta_gradients
 from keras_maml import normalization as normalization_lib
 from keras_maml import serving
 from keras_maml import task_map
+from keras_maml.inner_optimizers import InnerOptimizer
+from keras_maml.meta_gradients import MetaGradient
 from keras_maml.task_learner import TaskLearner
 
 
@@ -99,19 +104,19 @@ class MetaModel(keras.Model):
 
     def __init__(
         self,
-        learner,
+        learner: keras.Model,
         *,
-        inner_optimizer=0.01,
-        inner_steps=1,
-        meta_gradient="second_order",
-        adapt=None,
-        inner_loss=None,
-        normalization="transductive",
-        evaluation_steps=None,
-        task_parallelism=None,
-        name=None,
-        **kwargs,
-    ):
+        inner_optimizer: float | InnerOptimizer = 0.01,
+        inner_steps: int = 1,
+        meta_gradient: str | MetaGradient = "second_order",
+        adapt: Sequence[str | keras.Layer] | Callable | None = None,
+        inner_loss: str | keras.Loss | Callable | None = None,
+        normalization: str = "transductive",
+        evaluation_steps: int | None = None,
+        task_parallelism: int | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(learner, keras.Model):
             raise ValueError(
                 "`learner` must be a Keras model. "
@@ -257,7 +262,9 @@ class MetaModel(keras.Model):
 
     # -- One task
 
-    def adapt(self, support_x, support_y, inner_steps=None):
+    def adapt(
+        self, support_x: Any, support_y: Any, inner_steps: int | None = None
+    ) -> keras.Model:
         """Learns one task.
 
         Args:

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 
 
-def configure_threads(intra_op=1, inter_op=None):
+def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
     """Sets TensorFlow's CPU threads for many small tasks side by side.
 
     By default TensorFlow splits every operation over all cores. The operations
@@ -21,6 +21,15 @@ def configure_threads(intra_op=1, inter_op=None):
     Raises:
         RuntimeError: from TensorFlow, if it has started already. Call this
             before anything else, even before a model is made.
+
+    Example:
+
+    ```python
+    import keras_maml
+
+    if __name__ == "__main__":
+        keras_maml.configure_threads()
+    ```
     """
     tf.config.threading.set_intra_op_parallelism_threads(intra_op)
     tf.config.threading.set_inter_op_parallelism_threads(

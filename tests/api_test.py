@@ -10,6 +10,7 @@ import keras_maml
 PUBLIC = """
 MetaModel
 TaskScores
+callbacks.PreAdaptationMetrics
 configure_threads
 evaluate_tasks
 inner_optimizers.InnerOptimizer

@@ -1,0 +1,67 @@
+"""The callbacks' logs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_maml
+from tests.sample_models import class_batch
+from tests.sample_models import small_mlp
+
+
+def test_pre_adaptation_metrics(tmp_path):
+    x, y = class_batch(tasks=6)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
+    learner = small_mlp(2, 3)
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=1.0, inner_steps=2
+    )
+    meta_model.compile(
+        # Training changes nothing, so that θ is known below.
+        optimizer=keras.optimizers.SGD(0.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    history = meta_model.fit(
+        x,
+        y,
+        epochs=2,
+        validation_data=dataset,
+        callbacks=[
+            keras_maml.callbacks.PreAdaptationMetrics(dataset),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        ],
+        verbose=0,
+    ).history
+
+    def loss_and_accuracy(inputs, labels):
+        logits = learner(inputs.reshape(-1, 2))
+        labels = labels.reshape(-1)
+        loss = keras.losses.sparse_categorical_crossentropy(
+            labels, logits, from_logits=True
+        )
+        return np.mean(loss), np.mean(np.argmax(logits, -1) == labels)
+
+    loss, accuracy = loss_and_accuracy(x["query_x"], y)
+    support_loss, _ = loss_and_accuracy(x["support_x"], x["support_y"])
+    assert history["pre_loss"] == pytest.approx([loss] * 2, rel=1e-5)
+    assert history["pre_accuracy"] == pytest.approx([accuracy] * 2)
+    assert history["support_loss"] == pytest.approx(
+        [support_loss] * 2, rel=1e-5
+    )
+    assert "pre_accuracy" in (tmp_path / "log.csv").read_text()
+    # The model's own evaluation is as it was.
+    adapted = meta_model.evaluate(dataset, verbose=0, return_dict=True)
+    assert history["val_accuracy"][-1] == pytest.approx(adapted["accuracy"])
+    assert adapted["loss"] < loss
+    assert meta_model.evaluation_steps is None
+
+
+def test_needs_a_finite_dataset():
+    for dataset in (
+        keras_maml.tasks.Sinusoid().batch(2),
+        class_batch(),
+    ):
+        with pytest.raises(ValueError, match="finite"):
+            keras_maml.callbacks.PreAdaptationMetrics(dataset)
