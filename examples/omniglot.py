@@ -11,10 +11,14 @@ never seen. It ends with a table of accuracies and a picture of one episode.
 import os
 import time
 
+# Before TensorFlow is imported: its start-up messages are no news here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import keras
 import numpy as np
 from absl import app
 from absl import flags
+from absl import logging
 
 import keras_maml
 from keras_maml import tasks
@@ -165,6 +169,7 @@ def train(config):
         validation_data=validation_tasks.batch(
             meta_batch, count=10 * meta_batch
         ),
+        shuffle=False,
         verbose=1 if config.progress == "bar" else 2,
     )
     scores = keras_maml.evaluate_tasks(
@@ -222,6 +227,7 @@ def draw_episode(meta_model, test_tasks, path):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)
     keras_maml.configure_threads()
     started = time.time()
     meta_model, test_tasks, scores = train(FLAGS)
