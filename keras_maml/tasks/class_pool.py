@@ -246,7 +246,8 @@ def _check_examples(x):
             f"Received: x of shape {x.shape}"
         )
     if x.dtype.kind in "bf":
-        x = x.astype("float32", copy=False)
+        with np.errstate(over="ignore"):  # Found below.
+            x = x.astype("float32", copy=False)
         finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
         if not finite.all():
             raise ValueError(

@@ -48,7 +48,8 @@ def _blame(examples, describe):
             example = next(iterator, None)
         except tf.errors.OpError as error:
             raise ValueError(
-                f"{describe(len(shapes))} cannot be read: {error.message}"
+                f"An example cannot be read or preprocessed: {error.message} "
+                f"Received: {describe(len(shapes))}"
             ) from error
         if example is None:
             return
