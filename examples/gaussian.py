@@ -220,35 +220,40 @@ def draw(meta_model, gaussians, path, count=4):
         for i in range(count)
     ]
     steps = meta_model.inner_steps
+    before = estimate(meta_model, x, 0)
     estimates = [
-        ("Before adaptation: one for all", estimate(meta_model, x, 0)),
+        ("Before adaptation, one for all", before),
         (f"After {steps} gradient steps", estimate(meta_model, x, steps)),
         ("Maximum likelihood", maximum_likelihood(points)),
     ]
     figure, axes = plt.subplots(
         1,
         len(estimates),
-        figsize=(13, 5),
+        figsize=(13, 5.1),
         sharex=True,
         sharey=True,
         layout="constrained",
     )
     prior = np.zeros(2), np.sqrt(np.diag(gaussians.covariance)[:2])
+    limit = 3.7 * np.max(prior[1])
     for axis, (title, estimated) in zip(axes, estimates):
         for deviations in (1, 2, 3):
             style = {"facecolor": "0.5", "alpha": 0.13, "linewidth": 0}
             ellipse(axis, *prior, deviations, **style)
         for i in range(count):
-            colour = f"C{i}"
-            axis.plot(*points[i].T, "o", color=colour, markersize=4)
-            for parameters, line in [(truth[i], "-"), (estimated[i], "--")]:
+            axis.plot(*points[i].T, "o", color=f"C{i}", markersize=4)
+            # The one estimate before adaptation belongs to no task.
+            colour = "black" if estimated is before else f"C{i}"
+            for parameters, line, edge in [
+                (truth[i], "-", f"C{i}"),
+                (estimated[i], "--", colour),
+            ]:
                 mean, sigma = parameters[:2], np.exp(parameters[2:])
-                style = {"edgecolor": colour, "fill": False, "linestyle": line}
+                style = {"edgecolor": edge, "fill": False, "linestyle": line}
                 ellipse(axis, mean, sigma, 2, **style, linewidth=1.8)
         axis.set_title(title)
         axis.set_xlabel("$y_1$")
-        axis.set_aspect("equal")
-        axis.autoscale_view()
+        axis.set(xlim=(-limit, limit), ylim=(-limit, limit), box_aspect=1)
     axes[0].set_ylabel("$y_2$")
     axis = axes[0]
     handles = [
@@ -263,7 +268,9 @@ def draw(meta_model, gaussians, path, count=4):
         "its estimate (2 σ)",
         "the points it is estimated from",
     ]
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, frameon=False
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
