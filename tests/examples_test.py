@@ -1,0 +1,269 @@
+"""Drives the examples: each at its smallest, for real, with its own flags."""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import app
+from absl import flags
+
+from keras_maml import tasks
+
+CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
+EXAMPLES = ["gaussian", "omniglot", "serve", "sinusoid"]
+
+
+@pytest.fixture
+def load():
+    """Imports an example and sets its flags, which go again after the test."""
+    loaded = []
+
+    def load_example(name, *arguments):
+        module = importlib.import_module(f"examples.{name}")
+        loaded.append(module.__name__)
+        flags.FLAGS([name, *arguments])
+        return module
+
+    yield load_example
+    # All examples share one set of flags, in which each name stands once.
+    for name in loaded:
+        for flag in list(flags.FLAGS.flags_by_module_dict()[name]):
+            delattr(flags.FLAGS, flag.name)
+        del sys.modules[name]
+    flags.FLAGS.unparse_flags()
+
+
+def run(*command):
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sinusoid(tmp_path_factory):
+    """What the main job prints, and the folder of what it writes."""
+    path = tmp_path_factory.mktemp("sinusoid")
+    printed = run(
+        "examples/sinusoid.py",
+        "--iterations=2",
+        "--meta_batch_size=2",
+        "--test_tasks=2",
+        "--progress=line",
+        f"--output_dir={path}",
+    )
+    return printed, path
+
+
+def is_picture(path):
+    from matplotlib import image
+
+    pixels = image.imread(path)
+    return min(pixels.shape[:2]) > 100 and np.ptp(pixels[..., :3]) > 0.5
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_main_refuses_more_arguments(load, name):
+    example = load(name)
+    with pytest.raises(app.UsageError, match="extra"):
+        example.main([name, "extra"])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_flags_have_bounds(load, name):
+    with pytest.raises(flags.IllegalFlagValueError):
+        load(name, "--k_shot=0" if name != "serve" else "--seed=-1")
+
+
+def test_sinusoid_prints_the_comparison(sinusoid):
+    printed, path = sinusoid
+    rows = [line.split() for line in printed.splitlines() if "±" in line]
+    table = {int(row[0]): row[1:] for row in rows if row[0].isdigit()}
+    assert sorted(table) == [0, 1, 5, 10]
+    for maml, _, _, pretrained, _, _ in table.values():
+        assert 0 < float(maml) < 50
+        assert 0 < float(pretrained) < 50
+    assert is_picture(path / "task.png")
+
+
+def test_sinusoid_is_compared_with_the_same_network(load, monkeypatch):
+    example = load(
+        "sinusoid", "--iterations=2", "--meta_batch_size=2", "--test_tasks=2"
+    )
+    monkeypatch.setattr(example, "RATES", [0.02])
+    monkeypatch.setattr(example, "STEPS", [0, 1])
+    before = example.keras_maml.learners.mlp(seed=0).get_weights()
+    _, models, _ = example.train(flags.FLAGS)
+    pretrained = models["pretrained on all tasks"]
+    assert pretrained.inner_optimizer.learning_rate == 0.02
+    for model in models.values():
+        after = model.learner.get_weights()
+        assert [w.shape for w in after] == [w.shape for w in before]
+        assert any(np.any(a != b) for a, b in zip(after, before))
+    # Two steps of Adam, at most as long as its rate, from the same weights.
+    for model in models.values():
+        for a, b in zip(model.learner.get_weights(), before):
+            np.testing.assert_allclose(a, b, atol=2.1e-3)
+
+
+def test_sinusoid_notices_a_wrong_saved_model(sinusoid, load):
+    example = load("sinusoid")
+    sines = tasks.Sinusoid(seed=0)
+    model = keras.models.load_model(sinusoid[1] / "meta_model.keras")
+    path = str(sinusoid[1] / "saved_model")
+    assert example.check_saved_model(path, model, sines) < 1e-4
+    model.learner.layers[-1].bias.assign([0.5])
+    with pytest.raises(RuntimeError, match="otherwise"):
+        example.check_saved_model(path, model, sines)
+
+
+def test_serve_needs_neither_keras_nor_the_library(sinusoid):
+    # None makes every import of a module fail.
+    program = (
+        "import runpy, sys; sys.modules.update(keras=None, keras_maml=None);"
+        "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    printed = run(
+        "-c",
+        program,
+        "examples/serve.py",
+        f"--saved_model={sinusoid[1] / 'saved_model'}",
+        "--k_shot=3",
+    )
+    assert "Adapted to 3 support examples" in printed
+    assert "Mean squared error" in printed
+
+
+def test_serve_predicts_as_the_model_does(sinusoid, load, tmp_path, capsys):
+    x, y = tasks.Sinusoid(k_shot=4, q_query=6, seed=5).episode(0)
+    data = str(tmp_path / "task.npz")
+    np.savez(data, **x, query_y=y)
+    path = sinusoid[1] / "saved_model"
+    example = load("serve", f"--saved_model={path}", f"--data={data}")
+    example.main(["serve"])
+    printed = capsys.readouterr().out
+
+    model = keras.models.load_model(sinusoid[1] / "meta_model.keras")
+    expected = model.predict({k: v[None] for k, v in x.items()}, verbose=0)[0]
+    error = np.mean(np.square(expected - y))
+    assert f"Mean squared error: {error:.3f}" in printed
+
+
+def test_serve_refuses_what_it_cannot_use(sinusoid, load, tmp_path):
+    example = load("serve")
+    with pytest.raises(app.UsageError, match="no SavedModel.*sinusoid.py"):
+        example.load(str(tmp_path))
+    _, specs = example.load(str(sinusoid[1] / "saved_model"))
+    assert example.takes_sines(specs)
+
+    data = tmp_path / "task.npz"
+    np.savez(data, support_x=np.zeros([2, 1]))
+    with pytest.raises(app.UsageError, match="must hold support_x, support_y"):
+        example.load_data(str(data))
+
+    task = {name: np.zeros([2, 1]) for name in specs}
+    assert example.check_task(task, specs)["query_x"].shape == (1, 2, 1)
+    with pytest.raises(app.UsageError, match="as many examples"):
+        example.check_task({**task, "support_y": np.zeros([3, 1])}, specs)
+    with pytest.raises(app.UsageError, match="query_x of one task"):
+        example.check_task({**task, "query_x": np.zeros([2, 2])}, specs)
+
+
+def test_serve_refuses_another_signature(load, tmp_path):
+    class Square(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], name="x")])
+        def __call__(self, x):
+            return {"y": x * x}
+
+    square = Square()
+    tf.saved_model.save(square, str(tmp_path), signatures=square.__call__)
+    with pytest.raises(app.UsageError, match=r"takes \['x'\]"):
+        load("serve").load(str(tmp_path))
+
+
+def test_serve_scores_classes(load, capsys):
+    example = load("serve")
+    specs = {"support_y": tf.TensorSpec([None, None], "int64")}
+    logits = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
+    score = example.report({"query_y": np.array([1, 0, 0])}, specs, logits)
+    assert score == pytest.approx(2 / 3)
+    assert "Accuracy: 66.7 % of 3 queries" in capsys.readouterr().out
+    assert example.report({}, specs, logits) is None
+
+
+def test_gaussian(load, tmp_path, capsys):
+    example = load(
+        "gaussian",
+        "--iterations=2",
+        "--meta_batch_size=2",
+        "--inner_steps=1",
+        "--progress=line",
+    )
+    meta_model, gaussians = example.train(flags.FLAGS)
+    comparison = example.compare(meta_model, gaussians, 3)
+    assert comparison["truth"][1].mean == 0
+    example.print_table(comparison)
+    printed = capsys.readouterr().out
+    assert "MAML, 0 steps" in printed
+    assert "MAML, 1 step " in printed
+    x, y = next(iter(gaussians.batch(3, count=3, start=example.TEST_START)))
+    for steps in (0, 1):
+        estimated = example.estimate(meta_model, x, steps)
+        nats, _ = comparison[f"MAML, {steps} step{'s' * (steps != 1)}"]
+        loss = gaussians.negative_log_likelihood(y, estimated[:, None])
+        assert nats.mean == pytest.approx(np.mean(loss), rel=1e-5)
+    picture = tmp_path / "estimates.png"
+    example.draw(meta_model, gaussians, picture)
+    assert is_picture(picture)
+
+
+def test_gaussian_estimates_are_optimal(load):
+    example = load("gaussian")
+    points = np.random.default_rng(0).normal(1.0, 2.0, [3, 5, 2])
+    covariance = np.diag([4.0, 1.0, 0.25, 0.5])
+
+    def objective(parameters, prior):
+        mean, log_sigma = np.split(parameters[:, None], 2, axis=-1)
+        scaled = (points - mean) * np.exp(-log_sigma)
+        value = np.sum(scaled**2 / 2 + log_sigma, axis=(1, 2))
+        return value + prior * np.sum(
+            parameters**2 / np.diag(covariance) / 2, axis=-1
+        )
+
+    for prior, estimate in [
+        (0, example.maximum_likelihood(points)),
+        (1, example.posterior_mode(points, covariance)),
+    ]:
+        for direction in np.vstack([np.eye(4), -np.eye(4)]):
+            moved = objective(estimate + 1e-3 * direction, prior)
+            assert np.all(moved > objective(estimate, prior))
+
+
+def test_omniglot_on_glyphs(load, tmp_path):
+    example = load(
+        "omniglot",
+        "--dataset=glyphs",
+        "--n_way=2",
+        "--iterations=2",
+        "--meta_batch_size=2",
+        "--test_episodes=2",
+        "--progress=line",
+    )
+    meta_model, test_tasks, scores = example.train(flags.FLAGS)
+    assert sorted(scores) == [0, 1, 3]
+    assert all(0 <= score.mean <= 1 for score in scores.values())
+    assert int(meta_model.optimizer.iterations) == 2
+    picture = tmp_path / "episode.png"
+    example.draw_episode(meta_model, test_tasks, picture)
+    assert is_picture(picture)
