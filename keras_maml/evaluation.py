@@ -93,7 +93,8 @@ def evaluate_tasks(
             f"`batch(tasks, count=...)`. Received: dataset={dataset}"
         )
     if inner_steps is None:
-        inner_steps = [meta_model._steps(training=False)]
+        steps = meta_model.evaluation_steps
+        inner_steps = [meta_model.inner_steps if steps is None else steps]
 
     @tf.function(reduce_retracing=True, autograph=False)
     def scores(x, y):

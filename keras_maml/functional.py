@@ -122,8 +122,16 @@ def assign_state(learner, mean_state):
         variables[i].assign(seed + tf.constant([0, 1], seed.dtype))
 
 
-def clone(learner):
-    """A copy of `learner` with variables of its own and the same values.
+def clone(learner, values):
+    """A copy of `learner` with variables of its own.
+
+    Args:
+        learner: a built Keras model.
+        values: dict, from the `id` of one of the learner's variables to the
+            value that its copy gets. The others keep theirs.
+
+    Returns:
+        A Keras model of the same class.
 
     Raises:
         ValueError: if Keras cannot make a second instance, as for a subclassed
@@ -139,5 +147,6 @@ def clone(learner):
         ) from error
     if not copy.built:
         copy.build_from_config(learner.get_build_config())
-    copy.set_weights(learner.get_weights())
+    for variable, copied in zip(learner.variables, copy.variables):
+        copied.assign(values.get(id(variable), variable))
     return copy

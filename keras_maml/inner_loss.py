@@ -47,25 +47,27 @@ def resolve(inner_loss, compiled_loss):
         function = loss
 
     def support_loss(y_true, y_pred, weight):
+        # The mask that Keras's own losses would heed.
+        mask = getattr(y_pred, "_keras_mask", None)
         values = tf.convert_to_tensor(function(y_true, _float32(y_pred)))
-        if weight is None:
+        weights = [w for w in (weight, mask) if w is not None]
+        if not weights:
             return (tf.reduce_sum if reduce_sum else tf.reduce_mean)(values)
         if values.shape.rank == 0:
             raise ValueError(
-                "`support_weight` needs a loss for each example, and the "
-                "inner loss returns one scalar. "
-                f"Received: inner_loss={loss!r}"
+                "`support_weight` and masks need a loss for each example, and "
+                f"the inner loss returns one scalar. Received: {loss!r}"
             )
-        weight = tf.cast(weight, values.dtype)
-        weight = tf.reshape(
-            weight,
-            tf.concat([tf.shape(weight), [1] * (values.shape.rank - 1)], 0),
-        )
-        total = tf.reduce_sum(values * weight)
+        total_weight = tf.ones_like(values)
+        for w in weights:
+            more_axes = [1] * (values.shape.rank - w.shape.rank)
+            total_weight *= tf.reshape(
+                tf.cast(w, values.dtype), tf.concat([tf.shape(w), more_axes], 0)
+            )
+        total = tf.reduce_sum(values * total_weight)
         if reduce_sum:
             return total
-        count = tf.reduce_sum(weight * tf.ones_like(values))
-        return tf.math.divide_no_nan(total, count)
+        return tf.math.divide_no_nan(total, tf.reduce_sum(total_weight))
 
     return support_loss
 

@@ -1,6 +1,5 @@
 """MetaModel: a Keras model that learns each task from its support set."""
 
-import os
 import types
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -17,14 +16,14 @@ from keras_maml import inner_optimizers
 from keras_maml import meta_gradients
 from keras_maml import normalization as normalization_lib
 from keras_maml import serving
-from keras_maml import task_map
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
-from keras_maml.task_learner import TaskLearner
+from keras_maml.meta_trainer import MetaTrainer
+from keras_maml.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class MetaModel(keras.Model):
+class MetaModel(MetaTrainer, keras.Model):
     """Wraps any Keras model to find weights from which tasks are learned fast.
 
     `fit` meta-trains: for each task of a meta-batch the inner loop takes
@@ -127,11 +126,11 @@ class MetaModel(keras.Model):
                 "`learner` must be the model of one task, not a `MetaModel`. "
                 f"Received: learner={learner!r}"
             )
-        _check_int("inner_steps", inner_steps, 0)
+        check_integer("inner_steps", inner_steps, minimum=0)
         if evaluation_steps is not None:
-            _check_int("evaluation_steps", evaluation_steps, 0)
+            check_integer("evaluation_steps", evaluation_steps, minimum=0)
         if task_parallelism is not None:
-            _check_int("task_parallelism", task_parallelism, 1)
+            check_integer("task_parallelism", task_parallelism)
         if normalization not in normalization_lib.MODES:
             raise ValueError(
                 f"`normalization` must be one of {normalization_lib.MODES}. "
@@ -157,7 +156,7 @@ class MetaModel(keras.Model):
         self.task_parallelism = task_parallelism
         self._adapt_selection = adapt
         # In a namespace, out of sight of Keras's tracking of attributes.
-        self._cache = types.SimpleNamespace(functions={}, signature=None)
+        self._seen = types.SimpleNamespace(signature=None)
         self.learner = learner
         if learner.built:
             self._check_built()
@@ -175,90 +174,6 @@ class MetaModel(keras.Model):
             )
         self._check_built()
         self.built = True
-
-    def call(self, inputs, training=False, inner_steps=None):
-        """Adapts to each task's support set and predicts its queries.
-
-        Differentiable with respect to θ.
-
-        Args:
-            inputs: dict of tensors, the `x` of a meta-batch.
-            training: bool, told to the learner's layers.
-            inner_steps: int, gradient steps on each support set. Defaults to
-                the model's `inner_steps` if `training`, and to its
-                `evaluation_steps` otherwise.
-
-        Returns:
-            The learner's outputs, `(T, Q, ...)`.
-        """
-        adapt, predict = self._inner(training, inner_steps)
-        theta = self._theta()
-
-        def task_outputs(task):
-            return predict(adapt(theta, task, True), task).outputs, ()
-
-        return self._map(task_outputs, self._tasks(inputs))[0]
-
-    def train_step(self, data):
-        mean, logs = self._step(data, training=True)
-        self.optimizer.apply_gradients(
-            zip(mean["gradients"], self.learner.trainable_variables)
-        )
-        functional.assign_state(self.learner, mean["state"])
-        return logs
-
-    def test_step(self, data):
-        return self._step(data, training=False)[1]
-
-    def _step(self, data, training):
-        """Runs a meta-batch; returns the means over tasks, and the logs.
-
-        Each task's gradient is taken inside the map over tasks, so that its
-        graph is gone before the next one needs memory.
-        """
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        tasks = self._tasks(x)
-        y, sample_weight = contract.check_targets(tasks["x"], y, sample_weight)
-        tasks["y"] = y
-        if sample_weight is not None:
-            tasks["sample_weight"] = sample_weight
-        theta = self._theta()
-        adapt, predict = self._inner(training)
-
-        def query_loss(adapted, task):
-            output = predict(adapted, task)
-            return self._outer_loss(task, output, training), output
-
-        def task_loss(task):
-            loss, output = query_loss(adapt(theta, task, True), task)
-            return output.outputs, {"loss": loss}
-
-        def task_gradient(task):
-            loss, output, gradients = self.meta_gradient(
-                theta,
-                lambda theta, second_order: adapt(theta, task, second_order),
-                lambda adapted: query_loss(adapted, task),
-                self.optimizer.scale_loss,
-            )
-            return output.outputs, {
-                "loss": loss,
-                "gradients": gradients,
-                "state": functional.averageable_state(
-                    self.learner, output.state
-                ),
-            }
-
-        y_pred, mean = self._map(
-            task_gradient if training else task_loss, tasks
-        )
-        self._loss_tracker.update_state(
-            mean["loss"] * _replicas(),
-            sample_weight=tf.shape(tasks["index"])[0],
-        )
-        logs = self.compute_metrics(
-            tasks["x"], y, y_pred, sample_weight=sample_weight
-        )
-        return mean, logs
 
     # -- One task
 
@@ -287,7 +202,6 @@ class MetaModel(keras.Model):
             ValueError: if the support set is not in that form, the learner
                 cannot be copied or there is no inner loss.
         """
-        steps = self._steps(False, inner_steps)
         x = contract.check_support(support_x, support_y)
         if not self.built:
             self.build(
@@ -297,109 +211,11 @@ class MetaModel(keras.Model):
                     )
                 }
             )
-        # A loss compiled anew asks for a new trace.
-        key = (steps, id(getattr(self, "loss", None)))
-        if key not in self._cache.functions:
-            self._cache.functions[key] = tf.function(
-                lambda x: self._adapted_values(x, steps),
-                autograph=False,
-                reduce_retracing=True,
-            )
-        weights, statistics = self._cache.functions[key](x)
-        model = functional.clone(self.learner)
-        for variable, value in zip(model.trainable_variables, weights):
-            variable.assign(value)
-        for i, value in statistics.items():
-            model.non_trainable_variables[i].assign(value)
-        return model
-
-    def _adapted_values(self, x, steps):
-        task_learner = self._task_learner(training=False)
-        adapted = task_learner.adapt(self._theta(), x, steps=steps)
-        if self.normalization == "moving":
-            return adapted.weights, {}
-        return adapted.weights, task_learner.support_statistics(adapted)
-
-    # -- Pieces
-
-    def _inner(self, training, steps=None):
-        """The functions that adapt to a task and predict its queries."""
-        task_learner = self._task_learner(training)
-        steps = self._steps(training, steps)
-
-        def adapt(theta, task, second_order):
-            return task_learner.adapt(
-                theta,
-                task["x"],
-                steps=steps,
-                second_order=second_order,
-                state=functional.task_seeds(self.learner, task["index"]),
-            )
-
-        def predict(adapted, task):
-            return task_learner.predict(adapted, task["x"]["query_x"])
-
-        return adapt, predict
-
-    def _theta(self):
-        return [
-            tf.convert_to_tensor(v.value)
-            for v in self.learner.trainable_variables
-        ]
-
-    def _task_learner(self, training):
-        return TaskLearner(
-            self.learner,
-            support_loss=inner_loss_lib.resolve(
-                self.inner_loss, getattr(self, "loss", None)
-            ),
-            inner_optimizer=self.inner_optimizer,
-            adapt=self._adapt_selection,
-            normalization=self.normalization,
-            training=training,
-        )
-
-    def _steps(self, training, steps=None):
-        if steps is not None:
-            _check_int("inner_steps", steps, 0)
-            return steps
-        if training or self.evaluation_steps is None:
-            return self.inner_steps
-        return self.evaluation_steps
-
-    def _outer_loss(self, task, output, training):
-        """The compiled loss of one task's queries and the learner's losses."""
-        # `compute_loss` adds `self.losses`, which would be the regularisers at
-        # θ; the override puts those of the adapted weights there. Keras's
-        # compiled losses are divided by the replicas already.
-        self._losses_override = [loss / _replicas() for loss in output.losses]
-        try:
-            return self._compute_loss(
-                x=task["x"],
-                y=task["y"],
-                y_pred=output.outputs,
-                sample_weight=task.get("sample_weight"),
-                training=training,
-            )
-        finally:
-            self._losses_override = []
-
-    def _tasks(self, x):
-        """What the map over tasks runs over: inputs, and an index a task."""
-        x = contract.check_inputs(x)
-        if not self.built:
-            # `fit` reaches this point without a call of the model.
-            self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
-        self._cache.signature = serving.signature(x)
-        count = tf.shape(tf.nest.flatten(x)[0])[0]
-        context = tf.distribute.get_replica_context()
-        replica = context.replica_id_in_sync_group if context else 0
-        return {"x": x, "index": tf.range(count) + replica * count}
-
-    def _map(self, fn, tasks):
-        return task_map.map_tasks(
-            fn, tasks, parallelism=self.task_parallelism or os.cpu_count() or 1
-        )
+        # Not traced: one task is over before a trace would pay, and a trace
+        # would have to be renewed with each loss, frozen layer and size.
+        task_learner = self._task_learner(training=False, steps=inner_steps)
+        adapted = task_learner.adapt(self._theta(), {"x": x})
+        return functional.clone(self.learner, task_learner.values(adapted))
 
     def _check_built(self):
         # Nothing to adapt is an error now, not in the middle of a trace.
@@ -439,7 +255,7 @@ class MetaModel(keras.Model):
                 f"Received: format={format!r}"
             )
         serving.export(
-            self, filepath, input_signature or self._cache.signature, verbose
+            self, filepath, input_signature or self._seen.signature, verbose
         )
 
     def get_config(self):
@@ -459,7 +275,7 @@ class MetaModel(keras.Model):
             "task_parallelism": self.task_parallelism,
             "name": self.name,
             # Not an argument: what `export` needs to know of the data.
-            "signature": serialize(self._cache.signature),
+            "signature": serialize(self._seen.signature),
         }
 
     @classmethod
@@ -472,17 +288,5 @@ class MetaModel(keras.Model):
         }
         signature = config.pop("signature", None)
         model = cls(**config)
-        model._cache.signature = signature
+        model._seen.signature = signature
         return model
-
-
-def _replicas():
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _check_int(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
-        )

@@ -34,6 +34,7 @@ class TaskLearner:
         support_loss: function `(y_true, y_pred, weight)`, see
             `inner_loss.resolve`.
         inner_optimizer: an `InnerOptimizer`.
+        steps: int, the gradient steps of the inner loop.
         adapt: the `adapt` argument of `MetaModel`.
         normalization: one of `normalization.MODES`.
         training: bool, what the learner's layers are told.
@@ -45,6 +46,7 @@ class TaskLearner:
         *,
         support_loss,
         inner_optimizer,
+        steps,
         adapt,
         normalization,
         training,
@@ -52,25 +54,29 @@ class TaskLearner:
         self.learner = learner
         self.support_loss = support_loss
         self.inner_optimizer = inner_optimizer
+        self.steps = steps
         self.positions = adaptation.adapted_positions(learner, adapt)
         self.normalization = normalization
         self.training = training
         self.batch_norms = normalization_lib.batch_normalization_layers(learner)
 
-    def adapt(self, theta, x, *, steps, second_order=True, state=None):
+    def adapt(self, theta, task, second_order=True):
         """Runs the inner loop on the support set of one task.
 
         Args:
             theta: list of tensors, one for each trainable variable.
-            x: dict, the inputs of one task, without the task axis.
-            steps: int.
+            task: dict of `"x"`, the inputs of one task, and optionally
+                `"index"`, its number in the meta-batch, from which the task
+                gets random seeds of its own.
             second_order: bool, as in `inner_loop`.
-            state: dict, the learner's state before the first step, where it
-                is not that of its variables.
 
         Returns:
             An `AdaptedTask`.
         """
+        x = task["x"]
+        state = {}
+        if "index" in task:
+            state = functional.task_seeds(self.learner, task["index"])
 
         def merge(adapted):
             weights = list(theta)
@@ -91,9 +97,9 @@ class TaskLearner:
         adapted = inner_loop(
             support_loss,
             [theta[i] for i in self.positions],
-            state or {},
+            state,
             optimizer=self.inner_optimizer,
-            steps=steps,
+            steps=self.steps,
             second_order=second_order,
         )
         return AdaptedTask(
@@ -118,6 +124,24 @@ class TaskLearner:
         kept = {i: v for i, v in adapted.state.items() if i in stored}
         other = {i: v for i, v in output.state.items() if i not in stored}
         return output._replace(state={**other, **kept})
+
+    def values(self, adapted):
+        """What an ordinary copy of the learner needs to predict as adapted.
+
+        Returns:
+            A dict from the `id` of a variable of the learner to its value.
+        """
+        values = {
+            id(variable): value
+            for variable, value in zip(
+                self.learner.trainable_variables, adapted.weights
+            )
+        }
+        if self.normalization != "moving":
+            variables = self.learner.non_trainable_variables
+            for i, value in self.support_statistics(adapted).items():
+                values[id(variables[i])] = value
+        return values
 
     def support_statistics(self, adapted):
         """Statistics of the support set under the adapted weights.

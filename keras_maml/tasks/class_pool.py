@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maml.tasks.episodes import Episodes
-from keras_maml.tasks.validation import check_integer
-from keras_maml.tasks.validation import check_seed
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_seed
 
 
 class ClassPool:

@@ -11,7 +11,7 @@ from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import permutations
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.tasks.task_distribution import uniform
-from keras_maml.tasks.validation import check_integer
+from keras_maml.validation import check_integer
 
 if TYPE_CHECKING:
     from keras_maml.tasks.class_pool import ClassPool

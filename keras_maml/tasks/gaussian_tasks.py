@@ -14,8 +14,8 @@ from keras_maml.tasks.task_distribution import BLOCK
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import split_seed
-from keras_maml.tasks.validation import check_integer
-from keras_maml.tasks.validation import check_non_negative
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_non_negative
 
 _KINDS = ("density", "regression")
 

@@ -13,8 +13,8 @@ from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import permutations
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.tasks.task_distribution import uniform
-from keras_maml.tasks.validation import check_integer
-from keras_maml.tasks.validation import check_non_negative
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_non_negative
 
 _SPLITS = ("train", "validation", "test")
 _MIN_STROKES = 2

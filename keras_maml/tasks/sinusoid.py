@@ -10,9 +10,9 @@ from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.tasks.task_distribution import uniform
-from keras_maml.tasks.validation import check_integer
-from keras_maml.tasks.validation import check_non_negative
-from keras_maml.tasks.validation import check_range
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_non_negative
+from keras_maml.validation import check_range
 
 
 class Sinusoid(TaskDistribution):

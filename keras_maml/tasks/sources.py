@@ -12,7 +12,7 @@ from keras_maml.tasks.class_pool import ClassPool
 from keras_maml.tasks.loading import Preprocess
 from keras_maml.tasks.loading import read_all
 from keras_maml.tasks.preprocessing import to_uint8
-from keras_maml.tasks.validation import check_integer
+from keras_maml.validation import check_integer
 
 # What `tf.io.decode_image` reads.
 _EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_maml.tasks.validation import check_integer
-from keras_maml.tasks.validation import check_seed
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_seed
 
 # Random numbers are drawn for this many consecutive episodes at once: one call
 # of a random op costs as much as the numbers of many episodes. The value is

@@ -1,4 +1,4 @@
-"""Checks shared by the constructors of `keras_maml.tasks`."""
+"""Checks of arguments, shared by the constructors."""
 
 import math
 import numbers

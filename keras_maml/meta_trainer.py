@@ -1,0 +1,170 @@
+"""How a meta-batch is run: what `fit`, `evaluate` and `predict` call."""
+
+import os
+
+import keras
+import tensorflow as tf
+
+from keras_maml import contract
+from keras_maml import functional
+from keras_maml import inner_loss as inner_loss_lib
+from keras_maml import serving
+from keras_maml import task_map
+from keras_maml.task_learner import TaskLearner
+from keras_maml.validation import check_integer
+
+
+class MetaTrainer:
+    """The steps of `MetaModel`, as `Trainer` holds those of `keras.Model`."""
+
+    def call(self, inputs, training=False, inner_steps=None):
+        """Adapts to each task's support set and predicts its queries.
+
+        Differentiable with respect to θ.
+
+        Args:
+            inputs: dict of tensors, the `x` of a meta-batch.
+            training: bool, told to the learner's layers.
+            inner_steps: int, gradient steps on each support set. Defaults to
+                the model's `inner_steps` if `training`, and to its
+                `evaluation_steps` otherwise.
+
+        Returns:
+            The learner's outputs, `(T, Q, ...)`.
+        """
+        tasks = self._tasks(inputs)
+        theta = self._theta()
+        task_learner = self._task_learner(training, inner_steps)
+
+        def task_outputs(task):
+            adapted = task_learner.adapt(theta, task)
+            output = task_learner.predict(adapted, task["x"]["query_x"])
+            return output.outputs, ()
+
+        return self._map(task_outputs, tasks)[0]
+
+    def train_step(self, data):
+        mean, logs = self._step(data, training=True)
+        self.optimizer.apply_gradients(
+            zip(mean["gradients"], self.learner.trainable_variables)
+        )
+        functional.assign_state(self.learner, mean["state"])
+        return logs
+
+    def test_step(self, data):
+        return self._step(data, training=False)[1]
+
+    def _step(self, data, training):
+        """Runs a meta-batch; returns the means over tasks, and the logs.
+
+        Each task's gradient is taken inside the map over tasks, so that its
+        graph is gone before the next one needs memory.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        tasks = self._tasks(x)
+        y, sample_weight = contract.check_targets(tasks["x"], y, sample_weight)
+        tasks["y"] = y
+        if sample_weight is not None:
+            tasks["sample_weight"] = sample_weight
+        theta = self._theta()
+        task_learner = self._task_learner(training)
+
+        def query_loss(adapted, task):
+            output = task_learner.predict(adapted, task["x"]["query_x"])
+            return self._outer_loss(task, output, training), output
+
+        def task_loss(task):
+            loss, output = query_loss(task_learner.adapt(theta, task), task)
+            return output.outputs, {"loss": loss}
+
+        def task_gradient(task):
+            loss, output, gradients = self.meta_gradient(
+                theta,
+                lambda theta, second_order: task_learner.adapt(
+                    theta, task, second_order
+                ),
+                lambda adapted: query_loss(adapted, task),
+                self.optimizer.scale_loss,
+            )
+            return output.outputs, {
+                "loss": loss,
+                "gradients": gradients,
+                "state": functional.averageable_state(
+                    self.learner, output.state
+                ),
+            }
+
+        y_pred, mean = self._map(
+            task_gradient if training else task_loss, tasks
+        )
+        self._loss_tracker.update_state(
+            mean["loss"] * _replicas(),
+            sample_weight=tf.shape(tasks["index"])[0],
+        )
+        logs = self.compute_metrics(
+            tasks["x"], y, y_pred, sample_weight=sample_weight
+        )
+        return mean, logs
+
+    def _theta(self):
+        return [
+            tf.convert_to_tensor(v.value)
+            for v in self.learner.trainable_variables
+        ]
+
+    def _task_learner(self, training, steps=None):
+        if steps is not None:
+            check_integer("inner_steps", steps, minimum=0)
+        elif training or self.evaluation_steps is None:
+            steps = self.inner_steps
+        else:
+            steps = self.evaluation_steps
+        return TaskLearner(
+            self.learner,
+            steps=steps,
+            support_loss=inner_loss_lib.resolve(
+                self.inner_loss, getattr(self, "loss", None)
+            ),
+            inner_optimizer=self.inner_optimizer,
+            adapt=self._adapt_selection,
+            normalization=self.normalization,
+            training=training,
+        )
+
+    def _outer_loss(self, task, output, training):
+        """The compiled loss of one task's queries and the learner's losses."""
+        # `compute_loss` adds `self.losses`, which would be the regularisers at
+        # θ; the override puts those of the adapted weights there. Keras's
+        # compiled losses are divided by the replicas already.
+        self._losses_override = [loss / _replicas() for loss in output.losses]
+        try:
+            return self._compute_loss(
+                x=task["x"],
+                y=task["y"],
+                y_pred=output.outputs,
+                sample_weight=task.get("sample_weight"),
+                training=training,
+            )
+        finally:
+            self._losses_override = []
+
+    def _tasks(self, x):
+        """What the map over tasks runs over: inputs, and an index a task."""
+        x = contract.check_inputs(x)
+        if not self.built:
+            # `fit` reaches this point without a call of the model.
+            self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
+        self._seen.signature = serving.signature(x)
+        count = tf.shape(tf.nest.flatten(x)[0])[0]
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group if context else 0
+        return {"x": x, "index": tf.range(count) + replica * count}
+
+    def _map(self, fn, tasks):
+        return task_map.map_tasks(
+            fn, tasks, parallelism=self.task_parallelism or os.cpu_count() or 1
+        )
+
+
+def _replicas():
+    return tf.distribute.get_strategy().num_replicas_in_sync
