@@ -8,6 +8,7 @@ never seen. It ends with a table of accuracies and a picture of one episode.
     python examples/omniglot.py --n_way=5 --k_shot=1 --iterations=10000
 """
 
+import math
 import os
 import time
 
@@ -88,7 +89,12 @@ flags.DEFINE_integer(
     "otherwise, as in the paper.",
     lower_bound=1,
 )
-flags.DEFINE_integer("iterations", 200, "Training steps.", lower_bound=1)
+flags.DEFINE_integer(
+    "iterations",
+    200,
+    "Training steps, rounded up to fill epochs of 500.",
+    lower_bound=1,
+)
 flags.DEFINE_float(
     "learning_rate",
     4e-3,
@@ -98,7 +104,13 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     "test_episodes", 600, "Episodes of held-out classes.", lower_bound=2
 )
-flags.DEFINE_integer("seed", 0, "Of weights and episodes.", lower_bound=0)
+flags.DEFINE_integer(
+    "seed",
+    0,
+    "Of weights and episodes.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
 flags.DEFINE_string(
     "output_dir", "outputs/omniglot", "Gets the picture and the model."
 )
@@ -135,6 +147,12 @@ def load_tasks(config):
     ]
 
 
+def epochs(config):
+    """The number of epochs, and of training steps in each."""
+    steps_per_epoch = min(config.iterations, 500)
+    return -(-config.iterations // steps_per_epoch), steps_per_epoch
+
+
 def make_model(config):
     steps = config.inner_steps
     evaluation_steps = config.evaluation_steps
@@ -157,7 +175,7 @@ def make_model(config):
     meta_model.compile(
         optimizer=keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(
-                config.learning_rate, config.iterations
+                config.learning_rate, math.prod(epochs(config))
             )
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -172,11 +190,11 @@ def train(config):
     train_tasks, validation_tasks, test_tasks = load_tasks(config)
     meta_model = make_model(config)
     meta_batch = config.meta_batch_size or by_ways(config.n_way, 32, 16)
-    steps_per_epoch = min(config.iterations, 500)
+    number_of_epochs, steps_per_epoch = epochs(config)
     meta_model.fit(
         train_tasks.batch(meta_batch),
         steps_per_epoch=steps_per_epoch,
-        epochs=config.iterations // steps_per_epoch,
+        epochs=number_of_epochs,
         validation_data=validation_tasks.batch(
             meta_batch, count=10 * meta_batch
         ),

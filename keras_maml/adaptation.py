@@ -63,4 +63,11 @@ def _find(learner, entry):
             f"are {[layer.name for layer in layers]}. "
             f"Received: {entry if isinstance(entry, str) else entry.name!r}"
         )
+    if found[0] is entry and sum(e.name == entry.name for e in layers) > 1:
+        # Saved by its name, it would come back as all of them.
+        raise ValueError(
+            "`adapt` needs layers whose names are unique in the learner. "
+            "Rename them, or pass a function of `variable.path`. "
+            f"Received: layer {entry.name!r}"
+        )
     return found

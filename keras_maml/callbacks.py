@@ -86,5 +86,8 @@ class PreAdaptationMetrics(keras.callbacks.Callback):
         return logs
 
 
-def _support_as_query(x, y, *unused):
-    return {**x, "query_x": x["support_x"]}, x["support_y"]
+def _support_as_query(x, *unused):
+    x = {**x, "query_x": x["support_x"]}
+    # Rows of padding do not count here either.
+    weight = [x["support_weight"]] if "support_weight" in x else []
+    return x, x["support_y"], *weight

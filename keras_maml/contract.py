@@ -114,7 +114,7 @@ def check_targets(x, y, sample_weight):
     return y, sample_weight
 
 
-def check_support(support_x, support_y):
+def check_support(support_x, support_y, support_weight=None):
     """Returns one task's support set as a dict of tensors.
 
     Raises:
@@ -125,12 +125,15 @@ def check_support(support_x, support_y):
         "support_x": tf.nest.map_structure(_tensor, support_x),
         "support_y": tf.nest.map_structure(_tensor, support_y),
     }
+    if support_weight is not None:
+        x["support_weight"] = _tensor(support_weight)
     shapes = [t.shape for t in tf.nest.flatten(x)]
     sizes = {shape[0] if shape.rank else 0 for shape in shapes}
     if len(sizes) > 1 or 0 in sizes:
         raise ValueError(
-            "`support_x` and `support_y` are the examples of one task, "
-            "(support, ...) each, of one size above 0. "
+            "`support_x`, `support_y` and, if there is one, `support_weight` "
+            "are the examples of one task, (support, ...) each, of one size "
+            "above 0. "
             f"Received: shapes {[str(s) for s in shapes]}"
         )
     return x

@@ -52,7 +52,8 @@ def evaluate_tasks(
 
     Args:
         meta_model: a `MetaModel`.
-        dataset: finite iterable of meta-batches `(x, y)`, as for `evaluate`.
+        dataset: finite iterable of meta-batches `(x, y)` or
+            `(x, y, sample_weight)`, as for `evaluate`.
         metric: function `(y_true, y_pred)` of arrays `(T, Q, ...)` that
             returns values `(T, Q)`, such as
             `keras.metrics.sparse_categorical_accuracy`.
@@ -63,7 +64,8 @@ def evaluate_tasks(
         A dict from each number of steps to its `TaskScores`.
 
     Raises:
-        ValueError: if the dataset is infinite or empty.
+        ValueError: if the dataset is infinite or empty, or `metric` is not a
+            function that gives each query a value.
 
     Example:
 
@@ -92,22 +94,40 @@ def evaluate_tasks(
             "`dataset` must be finite. A task distribution takes "
             f"`batch(tasks, count=...)`. Received: dataset={dataset}"
         )
+    if not callable(metric) or isinstance(metric, keras.metrics.Metric):
+        raise ValueError(
+            "`metric` must be a function (y_true, y_pred), such as "
+            "`keras.metrics.sparse_categorical_accuracy`. "
+            f"Received: metric={metric!r}"
+        )
     if inner_steps is None:
         steps = meta_model.evaluation_steps
         inner_steps = [meta_model.inner_steps if steps is None else steps]
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def scores(x, y):
+    def scores(x, y, weight=None):
         results = []
         for steps in inner_steps:
             values = metric(y, meta_model(x, inner_steps=steps))
-            tasks = tf.shape(values)[0]
+            if len(values.shape) < 2:
+                raise ValueError(
+                    "`metric` must return a value for each query, (tasks, "
+                    f"query). Received: metric={metric!r}, which returned the "
+                    f"shape {values.shape}"
+                )
+            weights = tf.ones_like(values)
+            if weight is not None:
+                weights *= tf.cast(weight, values.dtype)
+            axes = list(range(1, len(values.shape)))
             results.append(
-                tf.reduce_mean(tf.reshape(values, [tasks, -1]), axis=1)
+                tf.math.divide_no_nan(
+                    tf.reduce_sum(values * weights, axes),
+                    tf.reduce_sum(weights, axes),
+                )
             )
         return results
 
-    collected = [scores(x, y) for x, y, *_ in dataset]
+    collected = [scores(*batch) for batch in dataset]
     if not collected:
         raise ValueError(
             f"`dataset` holds no meta-batch. Received: dataset={dataset}"

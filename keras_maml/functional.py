@@ -64,6 +64,46 @@ def call_learner(learner, weights, state, x, *, training):
     return LearnerOutput(outputs, losses, new_state)
 
 
+def check_layers(learner):
+    """Raises `ValueError` if the learner has a layer that would go wrong."""
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    for layer in learner._flatten_layers():
+        if layer.compute_dtype == "float16":
+            raise ValueError(
+                "A learner in float16 is not supported: the small gradients of "
+                "the inner loop would become 0. Use `mixed_bfloat16`. "
+                f"Received: layer {layer.name!r} that computes in float16"
+            )
+        if getattr(layer, "synchronized", False):
+            raise ValueError(
+                "`synchronized=True` is not supported: the statistics of batch "
+                "normalisation are a task's, and a task is on one device. "
+                f"Received: layer {layer.name!r}"
+            )
+        if on_gpu and getattr(layer, "use_cudnn", False):
+            raise ValueError(
+                "cuDNN's recurrent layers have no second derivatives. Pass "
+                f"`use_cudnn=False`. Received: layer {layer.name!r} with "
+                f"use_cudnn={layer.use_cudnn!r}"
+            )
+
+
+def masks(outputs):
+    """The masks that Keras's layers hung on `outputs`, by flat position."""
+    return {
+        i: tensor._keras_mask
+        for i, tensor in enumerate(tf.nest.flatten(outputs))
+        if getattr(tensor, "_keras_mask", None) is not None
+    }
+
+
+def set_masks(outputs, masks):
+    """Hangs masks, from `masks`, on outputs, where losses and metrics look."""
+    flat = tf.nest.flatten(outputs)
+    for i, mask in masks.items():
+        flat[i]._keras_mask = mask
+
+
 def seed_positions(learner):
     """Positions of random seeds among `learner.non_trainable_variables`."""
     return [
@@ -106,13 +146,20 @@ def averageable_state(learner, state):
     }
 
 
-def assign_state(learner, mean_state):
-    """Assigns the mean over tasks of the state, and moves every seed on."""
+def assign_state(learner, mean_state, count):
+    """Assigns the mean over tasks of the state, and moves every seed on.
+
+    Args:
+        learner: a built Keras model.
+        mean_state: dict, the mean of `averageable_state` over tasks.
+        count: integer scalar, the number of those tasks, which may differ
+            from replica to replica and be 0.
+    """
     variables = learner.non_trainable_variables
     context = tf.distribute.get_replica_context()
     if context and context.num_replicas_in_sync > 1 and mean_state:
         # Keras would keep the first replica's.
-        mean_state = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean_state)
+        mean_state = _mean_over_replicas(context, mean_state, count)
     for i, value in mean_state.items():
         if not tf.as_dtype(variables[i].dtype).is_floating:
             value = tf.round(value)
@@ -120,6 +167,19 @@ def assign_state(learner, mean_state):
     for i in seed_positions(learner):
         seed = tf.convert_to_tensor(variables[i].value)
         variables[i].assign(seed + tf.constant([0, 1], seed.dtype))
+
+
+def _mean_over_replicas(context, mean_state, count):
+    def total(tensor):
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+    all_tasks = total(tf.cast(count, tf.float64))
+
+    def mean(tensor):
+        share = tf.cast(count, tensor.dtype) / tf.cast(all_tasks, tensor.dtype)
+        return total(tensor * share)
+
+    return {i: mean(tensor) for i, tensor in mean_state.items()}
 
 
 def clone(learner, values):
@@ -141,8 +201,9 @@ def clone(learner, values):
         copy = keras.models.clone_model(learner)
     except Exception as error:
         raise ValueError(
-            "The learner cannot be copied. A subclassed learner needs "
-            "`get_config` (and `from_config` where its arguments are objects). "
+            "Keras cannot copy the learner. A subclassed model or layer needs "
+            "`get_config` (and `from_config` where its arguments are objects), "
+            "and a `Lambda` layer has to be made a layer of its own. "
             f"Received: learner={learner!r}, which failed with: {error}"
         ) from error
     if not copy.built:

@@ -31,6 +31,8 @@ def resolve(inner_loss, compiled_loss):
             "There is no loss for the inner loop. Pass `inner_loss`, or "
             "compile the model with a `loss`. Received: inner_loss=None"
         )
+    while isinstance(loss, (list, tuple, dict)) and len(loss) == 1:
+        (loss,) = loss.values() if isinstance(loss, dict) else loss
     if isinstance(loss, (list, tuple, dict)):
         raise ValueError(
             "A learner with several outputs needs `inner_loss`, one function "
@@ -40,26 +42,30 @@ def resolve(inner_loss, compiled_loss):
         )
     loss = keras.losses.get(loss)
     reduce_sum = False
+    function, dtype = loss, keras.backend.floatx()
     if isinstance(loss, keras.losses.Loss):
         reduce_sum = loss.reduction == "sum"
-        function = loss.call
-    else:
-        function = loss
+        function, dtype = loss.call, loss.dtype
 
     def support_loss(y_true, y_pred, weight):
         # The mask that Keras's own losses would heed.
         mask = getattr(y_pred, "_keras_mask", None)
-        values = tf.convert_to_tensor(function(y_true, _float32(y_pred)))
-        weights = [w for w in (weight, mask) if w is not None]
+        y_true, y_pred = _as_keras_does(y_true, y_pred, dtype)
+        values = tf.convert_to_tensor(function(y_true, y_pred))
+        weights = [
+            tf.convert_to_tensor(w) for w in (weight, mask) if w is not None
+        ]
         if not weights:
             return (tf.reduce_sum if reduce_sum else tf.reduce_mean)(values)
-        if values.shape.rank == 0:
-            raise ValueError(
-                "`support_weight` and masks need a loss for each example, and "
-                f"the inner loss returns one scalar. Received: {loss!r}"
-            )
         total_weight = tf.ones_like(values)
         for w in weights:
+            if w.shape.rank > values.shape.rank:
+                raise ValueError(
+                    "`support_weight` and masks need a loss for each example "
+                    "(and each masked step). The inner loss returns values of "
+                    f"shape {values.shape} for weights of shape {w.shape}. "
+                    f"Received: {loss!r}"
+                )
             more_axes = [1] * (values.shape.rank - w.shape.rank)
             total_weight *= tf.reshape(
                 tf.cast(w, values.dtype), tf.concat([tf.shape(w), more_axes], 0)
@@ -72,13 +78,19 @@ def resolve(inner_loss, compiled_loss):
     return support_loss
 
 
-def _float32(y_pred):
-    """Half-precision predictions widened, as Keras's losses do."""
-    return tf.nest.map_structure(
-        lambda t: (
-            tf.cast(t, tf.float32)
-            if t.dtype in (tf.float16, tf.bfloat16)
-            else t
-        ),
-        y_pred,
+def _as_keras_does(y_true, y_pred, dtype):
+    """What `compile` does to the arguments of a loss before it is called.
+
+    Both become the loss's dtype, and a trailing axis of length 1 that only
+    one of them has is put on or taken off the targets.
+    """
+    y_true, y_pred = tf.nest.map_structure(
+        lambda t: tf.cast(t, dtype), (y_true, y_pred)
     )
+    if tf.is_tensor(y_true) and tf.is_tensor(y_pred):
+        more = y_pred.shape.rank - y_true.shape.rank
+        if more == 1 and y_pred.shape[-1] == 1:
+            y_true = y_true[..., tf.newaxis]
+        elif more == -1 and y_true.shape[-1] == 1:
+            y_true = tf.squeeze(y_true, -1)
+    return y_true, y_pred

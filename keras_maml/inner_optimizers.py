@@ -1,5 +1,6 @@
 """The `inner_optimizer` axis: how adapted weights move in the inner loop."""
 
+import numbers
 from typing import Any
 
 import keras
@@ -74,7 +75,7 @@ class SGD(InnerOptimizer):
     def __init__(self, learning_rate: float = 0.01) -> None:
         if (
             isinstance(learning_rate, bool)
-            or not isinstance(learning_rate, (int, float))
+            or not isinstance(learning_rate, numbers.Real)
             or not 0 < learning_rate < float("inf")
         ):
             raise ValueError(
@@ -106,7 +107,7 @@ def get(identifier: float | InnerOptimizer) -> InnerOptimizer:
     """
     if isinstance(identifier, InnerOptimizer):
         return identifier
-    if isinstance(identifier, (int, float)) and not isinstance(
+    if isinstance(identifier, numbers.Real) and not isinstance(
         identifier, bool
     ):
         return SGD(identifier)

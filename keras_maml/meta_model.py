@@ -61,9 +61,10 @@ class MetaModel(MetaTrainer, keras.Model):
             code does, so that the queries of a task inform one another;
             `"support"`: the support set's under the adapted weights, so that
             each query is predicted on its own; both use the support set's own
-            in the inner loop. `"moving"`: as Keras does, the batch's while
-            training and the moving averages otherwise. Defaults to
-            `"transductive"`.
+            in the inner loop, whatever `training` a layer is called with.
+            `"moving"`: as Keras does, the batch's while training and the
+            moving averages otherwise. A layer with `trainable=False` uses its
+            moving averages in any case. Defaults to `"transductive"`.
         evaluation_steps: int, inner steps in `evaluate`, `predict`, `adapt`
             and `export`; 0 predicts with θ. Defaults to `inner_steps`.
         task_parallelism: int, the number of tasks that may run at the same
@@ -89,6 +90,9 @@ class MetaModel(MetaTrainer, keras.Model):
     model = meta_model.adapt(x["support_x"], x["support_y"])
     predictions = model.predict(x["query_x"], verbose=0)  # (10, 1)
     ```
+
+    Settings are read when a step is traced: after changing an attribute,
+    compile again.
 
     A task's loss counts whatever Keras would count for the learner: the
     compiled loss and the learner's own (regularisers at the weights in use,
@@ -154,9 +158,9 @@ class MetaModel(MetaTrainer, keras.Model):
         self.normalization = normalization
         self.evaluation_steps = evaluation_steps
         self.task_parallelism = task_parallelism
-        self._adapt_selection = adapt
-        # In a namespace, out of sight of Keras's tracking of attributes.
-        self._seen = types.SimpleNamespace(signature=None)
+        # In a namespace, out of sight of Keras: layers that are an attribute
+        # would be saved a second time under its name.
+        self._untracked = types.SimpleNamespace(adapt=adapt, signature=None)
         self.learner = learner
         if learner.built:
             self._check_built()
@@ -167,9 +171,12 @@ class MetaModel(MetaTrainer, keras.Model):
     def build(self, input_shape):
         """Builds the learner from the shapes of a meta-batch's inputs."""
         if not self.learner.built:
-            self.learner.build(
+            # A symbolic call also builds a subclassed model that has no
+            # `build` of its own.
+            self.learner(
                 keras.tree.map_shape_structure(
-                    lambda shape: (None, *shape[2:]), input_shape["query_x"]
+                    lambda shape: keras.KerasTensor((None, *shape[2:])),
+                    input_shape["query_x"],
                 )
             )
         self._check_built()
@@ -178,7 +185,11 @@ class MetaModel(MetaTrainer, keras.Model):
     # -- One task
 
     def adapt(
-        self, support_x: Any, support_y: Any, inner_steps: int | None = None
+        self,
+        support_x: Any,
+        support_y: Any,
+        inner_steps: int | None = None,
+        support_weight: Any = None,
     ) -> keras.Model:
         """Learns one task.
 
@@ -187,6 +198,7 @@ class MetaModel(MetaTrainer, keras.Model):
             support_y: array of shape `(S, ...)`.
             inner_steps: int, gradient steps on the support set. Defaults to
                 `evaluation_steps`.
+            support_weight: array of shape `(S,)`, optional.
 
         Returns:
             A Keras model of its own with the learner's architecture and the
@@ -202,7 +214,7 @@ class MetaModel(MetaTrainer, keras.Model):
             ValueError: if the support set is not in that form, the learner
                 cannot be copied or there is no inner loss.
         """
-        x = contract.check_support(support_x, support_y)
+        x = contract.check_support(support_x, support_y, support_weight)
         if not self.built:
             self.build(
                 {
@@ -218,8 +230,9 @@ class MetaModel(MetaTrainer, keras.Model):
         return functional.clone(self.learner, task_learner.values(adapted))
 
     def _check_built(self):
-        # Nothing to adapt is an error now, not in the middle of a trace.
-        adaptation.adapted_positions(self.learner, self._adapt_selection)
+        # What cannot work is an error now, not in the middle of a trace.
+        adaptation.adapted_positions(self.learner, self._untracked.adapt)
+        functional.check_layers(self.learner)
 
     # -- Saving
 
@@ -255,12 +268,15 @@ class MetaModel(MetaTrainer, keras.Model):
                 f"Received: format={format!r}"
             )
         serving.export(
-            self, filepath, input_signature or self._seen.signature, verbose
+            self,
+            filepath,
+            input_signature or self._untracked.signature,
+            verbose,
         )
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        adapt = self._adapt_selection
+        adapt = self._untracked.adapt
         if isinstance(adapt, (list, tuple)):
             adapt = [e if isinstance(e, str) else e.name for e in adapt]
         return {
@@ -275,18 +291,21 @@ class MetaModel(MetaTrainer, keras.Model):
             "task_parallelism": self.task_parallelism,
             "name": self.name,
             # Not an argument: what `export` needs to know of the data.
-            "signature": serialize(self._seen.signature),
+            "signature": serialize(self._untracked.signature),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        # Texts are the user's own and not the names of objects.
         config = {
             key: keras.saving.deserialize_keras_object(
                 value, custom_objects=custom_objects
             )
+            if isinstance(value, dict)
+            else value
             for key, value in config.items()
         }
         signature = config.pop("signature", None)
         model = cls(**config)
-        model._seen.signature = signature
+        model._untracked.signature = signature
         return model

@@ -48,7 +48,7 @@ class MetaTrainer:
         self.optimizer.apply_gradients(
             zip(mean["gradients"], self.learner.trainable_variables)
         )
-        functional.assign_state(self.learner, mean["state"])
+        functional.assign_state(self.learner, mean["state"], mean["count"])
         return logs
 
     def test_step(self, data):
@@ -73,9 +73,13 @@ class MetaTrainer:
             output = task_learner.predict(adapted, task["x"]["query_x"])
             return self._outer_loss(task, output, training), output
 
+        def each(output):
+            # Where tasks are stacked, their masks would be lost.
+            return output.outputs, functional.masks(output.outputs)
+
         def task_loss(task):
             loss, output = query_loss(task_learner.adapt(theta, task), task)
-            return output.outputs, {"loss": loss}
+            return each(output), {"loss": loss}
 
         def task_gradient(task):
             loss, output, gradients = self.meta_gradient(
@@ -86,7 +90,7 @@ class MetaTrainer:
                 lambda adapted: query_loss(adapted, task),
                 self.optimizer.scale_loss,
             )
-            return output.outputs, {
+            return each(output), {
                 "loss": loss,
                 "gradients": gradients,
                 "state": functional.averageable_state(
@@ -94,12 +98,13 @@ class MetaTrainer:
                 ),
             }
 
-        y_pred, mean = self._map(
+        (y_pred, masks), mean = self._map(
             task_gradient if training else task_loss, tasks
         )
+        functional.set_masks(y_pred, masks)
+        mean["count"] = tf.shape(tasks["index"])[0]
         self._loss_tracker.update_state(
-            mean["loss"] * _replicas(),
-            sample_weight=tf.shape(tasks["index"])[0],
+            mean["loss"] * _replicas(), sample_weight=mean["count"]
         )
         logs = self.compute_metrics(
             tasks["x"], y, y_pred, sample_weight=sample_weight
@@ -126,7 +131,7 @@ class MetaTrainer:
                 self.inner_loss, getattr(self, "loss", None)
             ),
             inner_optimizer=self.inner_optimizer,
-            adapt=self._adapt_selection,
+            adapt=self._untracked.adapt,
             normalization=self.normalization,
             training=training,
         )
@@ -154,7 +159,7 @@ class MetaTrainer:
         if not self.built:
             # `fit` reaches this point without a call of the model.
             self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
-        self._seen.signature = serving.signature(x)
+        self._untracked.signature = serving.signature(x, self.learner)
         count = tf.shape(tf.nest.flatten(x)[0])[0]
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group if context else 0

@@ -79,7 +79,7 @@ def batch_statistics(layers, use=True, momentum=None):
     normalisation together. Meta-learning needs them apart: at evaluation
     dropout is off while the support set's own statistics are in use. The
     `call` of each layer is replaced on the instance for the length of the
-    block, which only ever spans one trace of the learner.
+    block, which spans one call of the learner; other threads wait.
 
     Args:
         layers: list of `BatchNormalization` layers.
@@ -89,23 +89,24 @@ def batch_statistics(layers, use=True, momentum=None):
         momentum: optional float put in the place of each layer's own. With
             `0.0` the "moving" statistics become those of the batch.
     """
-    original_momentum = [layer.momentum for layer in layers]
+    with _lock:
+        originals = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.__dict__["call"] = _call_with(layer, use)
+            if momentum is not None:
+                layer.momentum = momentum
+        try:
+            yield
+        finally:
+            for layer, original in zip(layers, originals):
+                layer.momentum = original
+                del layer.__dict__["call"]
 
-    def replacement(layer):
-        call = type(layer).call
 
-        def call_with_statistics(inputs, training=None, mask=None):
-            return call(layer, inputs, training=use, mask=mask)
+def _call_with(layer, use):
+    call = type(layer).call
 
-        return call_with_statistics
+    def call_with_statistics(inputs, training=None, mask=None):
+        return call(layer, inputs, training=use, mask=mask)
 
-    for layer in layers:
-        layer.__dict__["call"] = replacement(layer)
-        if momentum is not None:
-            layer.momentum = momentum
-    try:
-        yield
-    finally:
-        for layer, value in zip(layers, original_momentum):
-            del layer.__dict__["call"]
-            layer.momentum = value
+    return call_with_statistics

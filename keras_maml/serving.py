@@ -6,24 +6,29 @@ import tensorflow as tf
 _INPUTS = ("support_x", "support_y", "query_x")
 
 
-def signature(inputs):
+def signature(inputs, learner):
     """The serving signature that fits the inputs of a meta-batch.
 
     Args:
         inputs: dict of tensors, `x` of a meta-batch.
+        learner: a built Keras model. Where its own input may have any length,
+            so may what is served.
 
     Returns:
         A dict from `"support_x"`, `"support_y"` and `"query_x"` to
         a `keras.KerasTensor` with any number of tasks and examples, or to a
         nest of them if the learner has several inputs.
     """
+    known = getattr(learner, "inputs", None) or []
+
+    def spec(key, tensor):
+        shape = list(tensor.shape[2:])
+        if key != "support_y" and len(known) == 1:
+            shape = list(known[0].shape[1:])
+        return keras.KerasTensor((None, None, *shape), tensor.dtype.name)
+
     return {
-        key: tf.nest.map_structure(
-            lambda t: keras.KerasTensor(
-                (None, None, *t.shape[2:]), t.dtype.name
-            ),
-            inputs[key],
-        )
+        key: tf.nest.map_structure(lambda t, key=key: spec(key, t), inputs[key])
         for key in _INPUTS
     }
 

@@ -61,7 +61,7 @@ def map_tasks(fn, tasks, *, parallelism):
     else:
         each, total = _while_loop(fn, tasks, count, first.shape[0], parallelism)
     return each, tf.nest.map_structure(
-        lambda t: t / tf.cast(count, t.dtype), total
+        lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
     )
 
 

@@ -19,6 +19,19 @@ def model(**kwargs):
     return lambda: keras_maml.MetaModel(LEARNER, **kwargs)
 
 
+def one_layer(**kwargs):
+    return keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1, name="same", **kwargs)]
+    )
+
+
+def twin_names():
+    inputs = keras.Input((1,))
+    first, second = one_layer(), one_layer()
+    learner = keras.Model(inputs, second(first(inputs)))
+    return keras_maml.MetaModel(learner, adapt=[first.layers[0]])
+
+
 # What is wrong → a call, and what its message must say.
 CONSTRUCTION = {
     "learner is not a model": (
@@ -101,6 +114,25 @@ CONSTRUCTION = {
     "adapt selects nothing": (
         model(adapt=lambda variable: False),
         "selects none",
+    ),
+    "adapt has a layer whose name is not unique": (
+        twin_names,
+        "layers whose names are unique",
+    ),
+    "layer in float16": (
+        lambda: keras_maml.MetaModel(one_layer(dtype="mixed_float16")),
+        "A learner in float16 is not supported",
+    ),
+    "statistics over devices": (
+        lambda: keras_maml.MetaModel(
+            keras.Sequential(
+                [
+                    keras.Input((1,)),
+                    keras.layers.BatchNormalization(synchronized=True),
+                ]
+            )
+        ),
+        "`synchronized=True` is not supported",
     ),
     "unknown inner loss": (model(inner_loss="mistake"), "mistake"),
     "an inner loss for each output": (
@@ -362,5 +394,12 @@ def test_in_evaluate_tasks():
         keras_maml.evaluate_tasks(meta_model, endless, loss)
     with pytest.raises(ValueError, match="holds no meta-batch"):
         keras_maml.evaluate_tasks(meta_model, [], loss)
+    for metric in ("mse", keras.metrics.MeanSquaredError()):
+        with pytest.raises(ValueError, match="`metric` must be a function"):
+            keras_maml.evaluate_tasks(meta_model, [(X, Y)], metric)
+    with pytest.raises(ValueError, match="a value for each query"):
+        keras_maml.evaluate_tasks(
+            meta_model, [(X, Y)], lambda y, p: tf.reduce_mean(y - p)
+        )
     with pytest.raises(ValueError, match="inner_steps=-1"):
         keras_maml.evaluate_tasks(meta_model, [(X, Y)], loss, inner_steps=[-1])

@@ -58,6 +58,39 @@ def test_pre_adaptation_metrics(tmp_path):
     assert meta_model.evaluation_steps is None
 
 
+def test_padded_support_does_not_count():
+    x, y = class_batch(tasks=2)
+    kept = {k: v.copy() for k, v in x.items()}
+    x["support_weight"] = np.ones(x["support_y"].shape, "float32")
+    x["support_weight"][:, -1] = 0
+    x["support_x"][:, -1] = 1e3
+    meta_model = keras_maml.MetaModel(small_mlp(2, 3))
+    meta_model.compile(
+        optimizer=keras.optimizers.SGD(0.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    history = meta_model.fit(
+        x,
+        y,
+        callbacks=[
+            keras_maml.callbacks.PreAdaptationMetrics(
+                tf.data.Dataset.from_tensors((x, y))
+            )
+        ],
+        verbose=0,
+    ).history
+    losses = keras.losses.sparse_categorical_crossentropy(
+        kept["support_y"],
+        meta_model.learner(kept["support_x"].reshape(-1, 2))
+        .numpy()
+        .reshape(2, -1, 3),
+        from_logits=True,
+    )
+    # Keras divides by the number of rows, weighted or not.
+    expected = np.sum(losses[:, :-1]) / np.size(losses)
+    assert history["support_loss"] == pytest.approx([expected], rel=1e-5)
+
+
 def test_needs_a_finite_dataset():
     for dataset in (
         keras_maml.tasks.Sinusoid().batch(2),

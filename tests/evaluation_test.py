@@ -40,5 +40,14 @@ def test_scores_are_those_of_the_predictions():
     assert list(scores) == [0, 3]
     for steps, score in scores.items():
         np.testing.assert_allclose(score.values, expected(steps), rtol=1e-5)
+    weight = np.array([[1, 0, 0, 2, 0]] * 3, "f")
+    x, y = batches[0]
+    weighted = keras_maml.evaluate_tasks(
+        meta_model, [(x, y, weight)], metric, [3]
+    )
+    errors = np.square(meta_model(x, inner_steps=3) - y)[..., 0]
+    np.testing.assert_allclose(
+        weighted[3].values, (errors * weight).sum(1) / 3, rtol=1e-5
+    )
     (score,) = keras_maml.evaluate_tasks(meta_model, batches, metric).values()
     np.testing.assert_allclose(score.values, expected(2), rtol=1e-5)

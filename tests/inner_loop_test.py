@@ -97,6 +97,30 @@ def test_inner_loss_is_the_mean_over_examples(name):
     )
 
 
+def test_targets_fit_predictions_as_in_keras():
+    # Plain functions and whole numbers as targets: whatever `compile` takes.
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 4)
+    predictions = tf.constant(rng.standard_normal((4, 1)), tf.float32)
+
+    class Squared(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return tf.reduce_mean((y_true - y_pred) ** 2, axis=-1)
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.ReLU()])
+    for loss in (lambda y, p: (y - p) ** 2, "mse"):
+        model.compile(loss=loss)
+        expected = model.compute_loss(y=targets, y_pred=predictions)
+        actual = inner_loss.resolve(loss, None)(targets, predictions, None)
+        assert float(actual) == pytest.approx(float(expected), rel=1e-5)
+    expected = np.mean((targets[:, None] - predictions) ** 2)
+    for one in (Squared(), [Squared()], {"output": Squared()}):
+        actual = inner_loss.resolve(None, one)(
+            targets[:, None], predictions, None
+        )
+        assert float(actual) == pytest.approx(expected, rel=1e-5)
+
+
 def test_compiled_loss_stands_in():
     loss = inner_loss.resolve(None, keras.losses.MeanAbsoluteError())
     assert float(loss(np.zeros((2, 1)), tf.ones((2, 1)), None)) == 1.0

@@ -1,5 +1,7 @@
 """MetaModel behaves as any Keras model does, and as MAML."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -228,6 +230,35 @@ def test_every_way_of_running_gives_the_same(name, expected_run):
     assert logs == pytest.approx(expected_run[2], rel=1e-4)
 
 
+def test_a_replica_without_tasks_is_harmless():
+    # Five tasks in batches of four leave the second replica without any.
+    x, y = class_batch(tasks=5)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+
+    def train():
+        meta_model = keras_maml.MetaModel(
+            small_mlp(2, 3, batch_norm=True), inner_optimizer=0.5
+        )
+        meta_model.compile(
+            optimizer=keras.optimizers.SGD(0.1),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        meta_model.fit(dataset, verbose=0)
+        return meta_model.learner
+
+    alone = train()
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        replicated = train()
+    assert all(np.all(np.isfinite(w)) for w in replicated.get_weights())
+    # Keras halves the loss of a batch that only one replica has, so the
+    # weights differ; the statistics are those of the one task.
+    np.testing.assert_allclose(
+        alone.layers[1].moving_variance,
+        replicated.layers[1].moving_variance,
+        rtol=1e-2,
+    )
+
+
 def test_same_seed_same_run():
     results = []
     for _ in range(2):
@@ -258,9 +289,18 @@ def settings(meta_model):
     return config
 
 
-def test_save_load_and_go_on_training(tmp_path):
+@pytest.mark.parametrize("by", ["name", "layer"])
+def test_save_load_and_go_on_training(by, tmp_path):
     x, y = regression_batch()
-    once = regression_model(inner_steps=2, adapt=["head"])
+    learner = small_mlp()
+    head = learner.layers[-1]
+    once = keras_maml.MetaModel(
+        learner,
+        inner_optimizer=0.1,
+        inner_steps=2,
+        adapt=["head"] if by == "name" else [head],
+    )
+    once.compile(optimizer="adam", loss="mse")
     once.fit(x, y, epochs=2, verbose=0)
     once.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
@@ -474,11 +514,17 @@ def test_support_weight_masks_padded_rows():
         [np.ones((4, 4)), np.zeros((4, 3))], axis=1
     ).astype("float32")
     meta_model = regression_model(inner_steps=2)
+    expected = meta_model.predict(x, verbose=0)
     np.testing.assert_allclose(
-        meta_model.predict(padded, verbose=0),
-        meta_model.predict(x, verbose=0),
-        rtol=1e-5,
-        atol=1e-6,
+        meta_model.predict(padded, verbose=0), expected, rtol=1e-5, atol=1e-6
+    )
+    adapted = meta_model.adapt(
+        padded["support_x"][0],
+        padded["support_y"][0],
+        support_weight=padded["support_weight"][0],
+    )
+    np.testing.assert_allclose(
+        adapted(x["query_x"][0]), expected[0], rtol=1e-5, atol=1e-6
     )
 
 
@@ -557,6 +603,51 @@ def test_several_inputs_and_an_embedding():
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def test_masked_steps_count_neither_in_the_loss_nor_in_the_metrics():
+    def learner():
+        keras.utils.set_random_seed(1)
+        return keras.Sequential(
+            [
+                keras.layers.Embedding(9, 4, mask_zero=True),
+                keras.layers.Dense(3),
+            ]
+        )
+
+    words = np.array([[[1, 2, 0, 0], [3, 0, 0, 0]]], "int32")
+    labels = np.array([[[0, 1, 2, 2], [1, 2, 2, 2]]], "int32")
+    x = {"support_x": words, "support_y": labels, "query_x": words}
+    compile_arguments = {
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": ["accuracy"],
+    }
+    meta_model = keras_maml.MetaModel(learner(), evaluation_steps=0)
+    meta_model.compile(**compile_arguments)
+    plain = learner()
+    plain.compile(**compile_arguments)
+    assert meta_model.evaluate(x, labels, verbose=0) == pytest.approx(
+        plain.evaluate(words[0], labels[0], verbose=0)
+    )
+
+
+def test_several_threads_adapt_at_once():
+    learner = small_mlp(batch_norm=True)
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.1, inner_loss="mse"
+    )
+    x, _ = regression_batch(tasks=6)
+
+    def adapted_weights(t):
+        model = meta_model.adapt(x["support_x"][t], x["support_y"][t])
+        return model.get_weights()
+
+    expected = [adapted_weights(t) for t in range(6)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        actual = list(pool.map(adapted_weights, range(6)))
+    for a, e in zip(actual, expected):
+        assert_same(a, e, rtol=1e-5, atol=1e-6)
+    assert learner.layers[1].momentum == 0.9
 
 
 # -- Dropout and other state

@@ -69,11 +69,6 @@ class SubclassedLearner(keras.Model):
         self.hidden = keras.layers.Dense(units, activation="tanh")
         self.head = keras.layers.Dense(1)
 
-    def build(self, input_shape):
-        self.hidden.build(input_shape)
-        self.head.build((*input_shape[:-1], self.units))
-        self.built = True
-
     def call(self, inputs):
         return self.head(self.hidden(inputs))
 

@@ -36,6 +36,8 @@ def read_all(
     except tf.errors.OpError:
         _blame(examples, describe)
         raise
+    if not batches:
+        raise ValueError("There are no examples. Received: an empty dataset")
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 

@@ -154,7 +154,11 @@ def _find_images(root):
     paths = sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".")
+        if path.suffix.lower() in _EXTENSIONS
+        # Editors and notebooks keep copies in hidden folders.
+        and not any(
+            part.startswith(".") for part in path.relative_to(root).parts
+        )
     )
     if not paths:
         raise ValueError(

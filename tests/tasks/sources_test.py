@@ -43,6 +43,9 @@ def test_nested_folders_and_other_files(tmp_path):
                 write(tmp_path / alphabet / character / f"{number}.png", 0)
     (tmp_path / "README.txt").write_text("not an image")
     (tmp_path / "Greek" / "a" / ".hidden.png").write_text("nor this")
+    copies = tmp_path / "Greek" / "a" / ".checkpoints"
+    copies.mkdir()
+    (copies / "copy.png").write_text("nor this")
     pool = tasks.from_folder(str(tmp_path))
     assert pool.class_names == ["Greek/a", "Greek/b", "Latin/a", "Latin/b"]
     assert pool.counts.tolist() == [2, 2, 2, 2]
