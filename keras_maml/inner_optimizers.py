@@ -82,7 +82,7 @@ class SGD(InnerOptimizer):
                 "`learning_rate` must be a finite number above 0. "
                 f"Received: learning_rate={learning_rate!r}"
             )
-        self.learning_rate = float(learning_rate)
+        self.learning_rate: float = float(learning_rate)
 
     def init(self, weights: list) -> Any:
         return ()
