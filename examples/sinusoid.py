@@ -6,7 +6,7 @@ with a table of errors, a picture of one task, and a SavedModel that learns new
 sine waves without this library (see serve.py).
 
     python examples/sinusoid.py
-    python examples/sinusoid.py --k_shot=5 --iterations=300000
+    python examples/sinusoid.py --k_shot=5 --inner_steps=2 --iterations=300000
 """
 
 import os
