@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+import keras_maml
+
 
 def regression_batch(tasks=4, support=6, query=5, seed=0, dtype="float32"):
     """Tasks y = a·x + b, as numpy arrays in the contract's form."""
@@ -74,3 +76,20 @@ class SubclassedLearner(keras.Model):
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
+
+
+def regression_model(**kwargs):
+    meta_model = keras_maml.MetaModel(
+        small_mlp(), **{"inner_optimizer": 0.1, **kwargs}
+    )
+    meta_model.compile(optimizer="adam", loss="mse", metrics=["mae"])
+    return meta_model
+
+
+def theta(meta_model):
+    return [w.copy() for w in meta_model.learner.get_weights()]
+
+
+def assert_same(a, b, **kwargs):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, **kwargs)
