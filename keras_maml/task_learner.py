@@ -150,6 +150,8 @@ class TaskLearner:
             A state dict that holds them as the "moving" statistics of every
             batch normalisation layer in use.
         """
+        if not self.batch_norms:
+            return {}
         with normalization_lib.batch_statistics(self.batch_norms, momentum=0.0):
             state = functional.call_learner(
                 self.learner,
@@ -167,7 +169,8 @@ class TaskLearner:
         return {
             i: state[i]
             for i, variable in enumerate(self.learner.non_trainable_variables)
-            if id(variable) in statistics
+            # A layer that was not called has none.
+            if id(variable) in statistics and i in state
         }
 
     def _batch_statistics(self):

@@ -13,6 +13,7 @@ from keras_maml.tasks import gaussian_plot
 from keras_maml.tasks.task_distribution import BLOCK
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
+from keras_maml.tasks.task_distribution import split_points
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_non_negative
@@ -215,13 +216,7 @@ class GaussianTasks(TaskDistribution):
         return {"parameters": parameters, "x": x, "y": y}
 
     def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
-        support = self.k_shot
-        x = {
-            "support_x": drawn["x"][:, :support],
-            "support_y": drawn["y"][:, :support],
-            "query_x": drawn["x"][:, support:],
-        }
-        return x, drawn["y"][:, support:]
+        return split_points(drawn["x"], drawn["y"], self.k_shot)
 
 
 def _check_covariance(covariance, size):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_maml.tasks.task_distribution import BLOCK
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
+from keras_maml.tasks.task_distribution import split_points
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.tasks.task_distribution import uniform
 from keras_maml.validation import check_integer
@@ -99,10 +100,4 @@ class Sinusoid(TaskDistribution):
         return {"amplitude": amplitude, "phase": phase, "x": x, "y": y}
 
     def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
-        support = self.k_shot
-        x = {
-            "support_x": drawn["x"][:, :support],
-            "support_y": drawn["y"][:, :support],
-            "query_x": drawn["x"][:, support:],
-        }
-        return x, drawn["y"][:, support:]
+        return split_points(drawn["x"], drawn["y"], self.k_shot)

@@ -221,3 +221,19 @@ def _parallel_map(dataset, function):
 
 def _without_first_axis(element):
     return tf.nest.map_structure(lambda value: value[0].numpy(), element)
+
+
+def split_points(x: tf.Tensor, y: tf.Tensor, support: int) -> Any:
+    """Episodes `(x, y)` of which the first `support` points are to learn from.
+
+    Args:
+        x: tensor of shape `(episodes, points, ...)`.
+        y: tensor of shape `(episodes, points, ...)`, the targets.
+        support: int.
+    """
+    inputs = {
+        "support_x": x[:, :support],
+        "support_y": y[:, :support],
+        "query_x": x[:, support:],
+    }
+    return inputs, y[:, support:]
