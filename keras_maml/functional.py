@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_maml import normalization
+from keras_maml import lowering
 
 
 class LearnerOutput(NamedTuple):
@@ -46,7 +46,7 @@ def call_learner(learner, weights, state, x, *, training):
     non_trainable = learner.non_trainable_variables
     mapping = list(zip(learner.trainable_variables, weights))
     mapping += [(non_trainable[i], value) for i, value in state.items()]
-    with normalization.exact_moments():
+    with lowering.exact_ops():
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             outputs = learner(x, training=training)
             losses = [

@@ -1,4 +1,4 @@
-"""Which statistics normalisation layers use, and their exact derivatives."""
+"""Which statistics batch normalisation layers use."""
 
 import contextlib
 import threading
@@ -6,57 +6,11 @@ import threading
 import keras
 import tensorflow as tf
 
+from keras_maml import batch_norm
+
 MODES = ("transductive", "support", "moving")
 
 _lock = threading.RLock()
-_depth = 0
-_tf_moments = None
-
-
-def _exact_moments(x, axes, shift=None, keepdims=False, name=None):
-    """`tf.nn.moments` whose second derivatives are right too.
-
-    TensorFlow stops the gradient of the mean inside the variance. The first
-    derivative survives, because the variance is stationary in the mean, but
-    the second one loses a term. Here nothing is stopped.
-    """
-    del shift  # Unused by TensorFlow as well.
-    with tf.name_scope(name or "moments"):
-        x = tf.convert_to_tensor(x)
-        # Half precision cannot hold the sums; TensorFlow computes in float32.
-        half = x.dtype in (tf.float16, tf.bfloat16)
-        y = tf.cast(x, tf.float32) if half else x
-        mean = tf.reduce_mean(y, axes, keepdims=True)
-        variance = tf.reduce_mean(
-            tf.math.squared_difference(y, mean), axes, keepdims=keepdims
-        )
-        mean = mean if keepdims else tf.squeeze(mean, axes)
-        return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
-
-
-@contextlib.contextmanager
-def exact_moments():
-    """While entered, `tf.nn.moments` has exact derivatives of every order.
-
-    Every Keras normalisation layer, and every custom layer that calls
-    `keras.ops.moments` or `tf.nn.moments`, looks this function up when it is
-    traced, so the layers themselves stay as they are. Entries are counted
-    under a lock: overlapping ones, in any thread, leave TensorFlow's own
-    function in place only after the last of them has left.
-    """
-    global _depth, _tf_moments
-    with _lock:
-        if _depth == 0:
-            _tf_moments = tf.nn.moments
-            tf.nn.moments = _exact_moments
-        _depth += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _depth -= 1
-            if _depth == 0:
-                tf.nn.moments = _tf_moments
 
 
 def batch_normalization_layers(model):
@@ -83,9 +37,9 @@ def batch_statistics(layers, use=True, momentum=None):
 
     Args:
         layers: list of `BatchNormalization` layers.
-        use: bool. Statistics of the batch (`True`), or stored ones. A layer
-            with `trainable=False` uses stored ones in any case, as always in
-            Keras.
+        use: bool. Statistics of the batch (`True`), or stored ones; `None`
+            leaves it to `training`. A layer with `trainable=False` uses stored
+            ones in any case, as always in Keras.
         momentum: optional float put in the place of each layer's own. With
             `0.0` the "moving" statistics become those of the batch.
     """
@@ -107,6 +61,39 @@ def _call_with(layer, use):
     call = type(layer).call
 
     def call_with_statistics(inputs, training=None, mask=None):
-        return call(layer, inputs, training=use, mask=mask)
+        batch = training if use is None else use
+        if batch and mask is None and _has_closed_form(layer, inputs):
+            return _closed_form_call(layer, inputs)
+        return call(layer, inputs, training=batch, mask=mask)
 
     return call_with_statistics
+
+
+def _has_closed_form(layer, inputs):
+    return (
+        # A subclass may have changed anything.
+        type(layer) is keras.layers.BatchNormalization
+        and layer.trainable
+        and not layer.renorm
+        and layer.axis % len(inputs.shape) == len(inputs.shape) - 1
+    )
+
+
+def _closed_form_call(layer, inputs):
+    """What the layer computes while training, by `batch_norm`."""
+    x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+
+    def value(variable):
+        return None if variable is None else tf.cast(variable, x.dtype)
+
+    y, mean, variance = batch_norm.batch_normalization(
+        x, value(layer.gamma), value(layer.beta), layer.epsilon
+    )
+    for average, new in (
+        (layer.moving_mean, mean),
+        (layer.moving_variance, variance),
+    ):
+        average.assign(
+            value(average) * layer.momentum + new * (1.0 - layer.momentum)
+        )
+    return tf.cast(y, layer.compute_dtype)

@@ -178,14 +178,9 @@ class TaskLearner:
         return None if self.normalization == "moving" else True
 
     def _call(self, weights, state, x, use_batch_statistics):
-        def call():
-            return functional.call_learner(
-                self.learner, weights, state, x, training=self.training
-            )
-
-        if use_batch_statistics is None:
-            return call()
         with normalization_lib.batch_statistics(
             self.batch_norms, use_batch_statistics
         ):
-            return call()
+            return functional.call_learner(
+                self.learner, weights, state, x, training=self.training
+            )

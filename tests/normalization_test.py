@@ -1,7 +1,5 @@
 """The three choices of statistics, and the exact moments."""
 
-import threading
-
 import keras
 import numpy as np
 import pytest
@@ -163,44 +161,3 @@ def test_layers_are_left_as_they_were():
     assert "call" not in vars(layer)
     assert layer.momentum == 0.9
     assert learner.get_config() == config
-
-
-def test_exact_moments_equal_tensorflows_in_value():
-    x = tf.constant(np.random.default_rng(0).standard_normal((4, 3, 2)))
-    for axes in ([0], [0, 1], [-1]):
-        for keepdims in (True, False):
-            expected = tf.nn.moments(x, axes, keepdims=keepdims)
-            with normalization.exact_moments():
-                actual = tf.nn.moments(x, axes, keepdims=keepdims)
-            for a, e in zip(actual, expected):
-                np.testing.assert_allclose(a, e, rtol=1e-12)
-    half = tf.cast(x * 300, tf.float16)
-    with normalization.exact_moments():
-        mean, variance = tf.nn.moments(half, [0])
-    assert mean.dtype == variance.dtype == tf.float16
-    np.testing.assert_allclose(
-        mean, np.mean(half.numpy().astype("f"), 0), rtol=1e-3
-    )
-
-
-def test_exact_moments_leave_only_after_the_last():
-    original = tf.nn.moments
-    entered, leave = threading.Event(), threading.Event()
-
-    def other():
-        with normalization.exact_moments():
-            entered.set()
-            leave.wait(10)
-
-    thread = threading.Thread(target=other)
-    with normalization.exact_moments():
-        thread.start()
-        entered.wait(10)
-    assert tf.nn.moments is not original
-    leave.set()
-    thread.join()
-    assert tf.nn.moments is original
-    with pytest.raises(RuntimeError, match="inside"):
-        with normalization.exact_moments():
-            raise RuntimeError("inside")
-    assert tf.nn.moments is original

@@ -1,0 +1,160 @@
+"""Times meta-training steps through `fit`; prints one JSON line.
+
+    python -m benchmarks.run --workload=omni5w1s
+    python -m benchmarks.run --workload=sine5 --engine=loop --first_order
+
+A step is what a user gets from `meta_model.fit`: the input pipeline that hands
+over a meta-batch, inner loop, meta-gradient and Adam. The line has the form of
+the peer libraries' runner.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import time
+
+from absl import app
+from absl import flags
+
+WORKLOADS = ["sine1", "sine5", "omni5w1s", "omni20w1s", "mini5w1s"]
+# What a user can choose: arguments of MetaModel and of compile.
+ENGINES = {
+    "default": {},
+    "loop": {"jit_compile": False, "steps_per_execution": 1},
+    "xla": {"jit_compile": True},
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("workload", None, WORKLOADS, "What is trained.")
+flags.DEFINE_enum("engine", "default", list(ENGINES), "How it is run.")
+flags.DEFINE_bool("first_order", False, "First-order MAML.")
+flags.DEFINE_integer("steps", 20, "Steps to time.", lower_bound=1)
+flags.DEFINE_float(
+    "max_seconds", float("inf"), "Time no further step after so long."
+)
+flags.DEFINE_bool("configure_threads", True, "Call `configure_threads`.")
+flags.DEFINE_integer("task_parallelism", None, "Of `MetaModel`.")
+flags.DEFINE_integer("tasks", None, "Tasks of a meta-batch, for another size.")
+flags.DEFINE_integer("inner_steps", None, "Inner steps, for another number.")
+flags.DEFINE_integer("width", None, "Units or filters, for another width.")
+
+
+def memory(field):
+    """`VmRSS`, what the process holds, or `VmHWM`, its peak; in MiB."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024
+    raise KeyError(field)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Arguments that are not flags: {argv[1:]}")
+    # Two cores, as the peers are given.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+
+    import keras
+    import tensorflow as tf
+
+    import keras_maml
+    from benchmarks import workloads
+
+    if FLAGS.configure_threads:
+        keras_maml.configure_threads()
+    workload = workloads.WORKLOADS[FLAGS.workload]
+    changes = {"tasks": FLAGS.tasks, "inner_steps": FLAGS.inner_steps}
+    changes["width"] = FLAGS.width
+    changes.update(ENGINES[FLAGS.engine])
+    workload = dataclasses.replace(
+        workload, **{k: v for k, v in changes.items() if v is not None}
+    )
+    steps_per_execution = workload.steps_per_execution
+
+    meta_model = keras_maml.MetaModel(
+        workloads.make_learner(workload),
+        inner_optimizer=workload.inner_rate,
+        inner_steps=workload.inner_steps,
+        meta_gradient="first_order" if FLAGS.first_order else "second_order",
+        task_parallelism=FLAGS.task_parallelism,
+    )
+    meta_model.compile(
+        optimizer=keras.optimizers.Adam(1e-3, epsilon=1e-8),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if workload.n_way
+        else "mse",
+        jit_compile=workload.jit_compile,
+        steps_per_execution=steps_per_execution,
+    )
+    batches = [workloads.make_meta_batch(workload, seed) for seed in (1, 2)]
+    dataset = tf.data.Dataset.from_tensors(batches[0])
+    dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batches[1]))
+    # Losses as Keras logs them are means over the epoch.
+    start_memory = memory("VmRSS")
+
+    class Times(keras.callbacks.Callback):
+        """When executions end, and the loss of the first."""
+
+        ends = []
+        processor = []
+        first_loss = None
+
+        def on_train_batch_end(self, batch, logs=None):
+            if self.first_loss is None:
+                Times.first_loss = logs["loss"]
+            self.ends.append(time.perf_counter())
+            self.processor.append(time.process_time())
+            if self.ends[-1] - started > FLAGS.max_seconds:
+                self.model.stop_training = True
+                raise StopIteration
+
+    # One execution compiles, one warms up.
+    executions = 2 + max(3, -(-FLAGS.steps // steps_per_execution))
+    started = time.perf_counter()
+    try:
+        meta_model.fit(
+            dataset.repeat(),
+            steps_per_epoch=executions * steps_per_execution,
+            callbacks=[Times()],
+            shuffle=False,
+            verbose=0,
+        )
+    except StopIteration:
+        pass
+    ends = Times.ends
+    processor = Times.processor[-1] - Times.processor[1]
+    seconds = [
+        (end - start) / steps_per_execution
+        for start, end in zip(ends[1:], ends[2:])
+    ]
+    median = statistics.median(seconds)
+    first = ends[0] - started
+    print(
+        json.dumps(
+            {
+                "peer": "keras_maml",
+                "engine": FLAGS.engine,
+                "workload": FLAGS.workload,
+                "first_order": FLAGS.first_order,
+                "median_s_per_step": round(median, 6),
+                "min_s": round(min(seconds), 6),
+                "max_s": round(max(seconds), 6),
+                "tasks_per_s": round(workload.tasks / median, 2),
+                "peak_rss_mb": round(memory("VmHWM"), 1),
+                "start_rss_mb": round(start_memory, 1),
+                "compile_s": round(first - median * steps_per_execution, 3),
+                "timed_steps": len(seconds) * steps_per_execution,
+                "first_loss": round(float(Times.first_loss), 5),
+                "cpu_s_per_step": round(
+                    processor / len(seconds) / steps_per_execution, 6
+                ),
+            }
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workload")
+    app.run(main)

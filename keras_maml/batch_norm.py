@@ -1,0 +1,168 @@
+"""Batch normalisation as one operation, with derivatives in closed form.
+
+Left to automatic differentiation, the formula of batch normalisation takes
+dozens of passes over the activations in a second derivative. TensorFlow has
+fast kernels for it and for its first derivative, but no exact second one. Here
+the kernels do the work, and the second derivative is written out.
+"""
+
+import tensorflow as tf
+
+
+def batch_normalization(x, gamma, beta, epsilon):
+    """Normalises over all axes but the last.
+
+    Exactly differentiable any number of times, the statistics included.
+
+    Args:
+        x: float tensor `(..., C)`.
+        gamma: tensor `(C,)`, or `None` for 1.
+        beta: tensor `(C,)`, or `None` for 0.
+        epsilon: float, added to the variance.
+
+    Returns:
+        A tuple `(y, mean, variance)`; the statistics are `(C,)`, the variance
+        that of the batch itself (divided by the number of elements).
+
+    Reference:
+        Ioffe and Szegedy, 2015, Algorithm 1. The derivatives, with m the mean
+        over the elements of a channel, r = (variance + ε)^(−1/2), x̂ = (x −
+        mean) r and the projection P(v) = v − m(v) − x̂ m(v x̂):
+
+        - gradient: dx = γ r P(dy), dγ = Σ dy x̂, dβ = Σ dy;
+        - its own gradient, for the cotangents (u, a, b) of (dx, dγ, dβ):
+          dy ← γ r P(u) + a x̂ + b, γ ← r Σ u P(dy), and
+          x ← a r P(dy) − γ r² (m(u P(dy)) x̂ + m(dy x̂) P(u) + m(u x̂) P(dy)).
+    """
+    channels = x.shape[-1]
+    if gamma is None:
+        gamma = tf.ones([channels], x.dtype)
+    if beta is None:
+        beta = tf.zeros([channels], x.dtype)
+    shape = tf.shape(x)
+    static_shape = x.shape
+    if x.shape.rank != 4:
+        # What the kernels take.
+        x = tf.reshape(x, [-1, 1, 1, channels])
+    y, mean, variance = _normalize(x, gamma, beta, epsilon)
+    if static_shape.rank != 4:
+        y = tf.ensure_shape(tf.reshape(y, shape), static_shape)
+    return y, mean, variance
+
+
+def _normalize(x, gamma, beta, epsilon):
+    # Nothing here is a closure over tensors: a derivative may be taken in
+    # another graph, which sees only what was an argument.
+    @tf.custom_gradient
+    def normalized(x, gamma, beta, y, mean, variance, *saved):
+        def gradient(dy):
+            gradients = backward(x, gamma, dy, mean, variance, *saved)
+            return *gradients, *_no_gradients(y, mean, variance, *saved)
+
+        return tf.identity(y), gradient
+
+    @tf.custom_gradient
+    def backward(x, gamma, dy, mean, variance, *saved):
+        def gradient(u, a, b):
+            statistics = (mean, variance, *saved)
+            count = _count(x)
+            r = tf.math.rsqrt(variance + epsilon)
+            # The call again, rather than its values, is what makes a third
+            # derivative see them; compiled, the two are one.
+            _, dy_x, dy_sum = backward(x, gamma, dy, *statistics)
+            projected, u_x, u_sum = backward(x, gamma, u, *statistics)
+            p, q = u_x / count, dy_x / count
+            m_u, m_dy = u_sum / count, dy_sum / count
+            m_uy = tf.reduce_sum(u * dy, [0, 1, 2]) / count
+            covariance = m_uy - m_u * m_dy - p * q
+            g = gamma * r * r
+            of_u = -g * q
+            of_dy = a * r - g * p
+            of_x = r * (2.0 * g * p * q - g * covariance - a * r * q)
+            constant = -of_u * m_u - of_dy * m_dy - of_x * mean
+            return (
+                of_u * u + of_dy * dy + (of_x * x + constant),
+                r * count * covariance,
+                projected + (a * r * x + (b - a * r * mean)),
+                *_no_gradients(*statistics),
+            )
+
+        return _backward_kernel(
+            x, gamma, dy, mean, variance, saved, epsilon
+        ), gradient
+
+    y, mean, variance, saved = _forward_kernel(x, gamma, beta, epsilon)
+    mean, variance = _statistics(x, mean, variance)
+    y = normalized(x, gamma, beta, y, mean, variance, *saved)
+    return y, mean, variance
+
+
+@tf.custom_gradient
+def _statistics(x, mean, variance):
+    """`mean` and `variance`, with the derivatives of those of `x`."""
+
+    def gradient(d_mean, d_variance):
+        centered = x - _statistics(x, mean, variance)[0]
+        d_x = (d_mean + 2.0 * d_variance * centered) / _count(x)
+        return d_x, *_no_gradients(mean, variance)
+
+    return (tf.identity(mean), tf.identity(variance)), gradient
+
+
+def _no_gradients(*tensors):
+    return (None,) * len(tensors)
+
+
+def _count(x):
+    """Elements of a channel."""
+    return tf.cast(tf.size(x), x.dtype) / x.shape[-1]
+
+
+def _forward_kernel(x, gamma, beta, epsilon):
+    """Values of `y`, mean and variance, and what the backward kernel needs."""
+    if not _has_kernels(x, epsilon):
+        mean = tf.reduce_mean(x, [0, 1, 2])
+        variance = tf.reduce_mean(
+            tf.math.squared_difference(x, mean), [0, 1, 2]
+        )
+        r = tf.math.rsqrt(variance + epsilon)
+        return (x - mean) * (gamma * r) + beta, mean, variance, ()
+    output = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    # The kernel's is the unbiased estimate.
+    count = _count(x)
+    variance = output.batch_variance * ((count - 1.0) / count)
+    return output.y, output.batch_mean, variance, output[3:]
+
+
+def _backward_kernel(x, gamma, dy, mean, variance, saved, epsilon):
+    if not _has_kernels(x, epsilon):
+        r = tf.math.rsqrt(variance + epsilon)
+        x_hat = (x - mean) * r
+        m_dy = tf.reduce_mean(dy, [0, 1, 2])
+        m_dy_x = tf.reduce_mean(dy * x_hat, [0, 1, 2])
+        dx = gamma * r * (dy - m_dy - x_hat * m_dy_x)
+        return dx, m_dy_x * _count(x), m_dy * _count(x)
+    output = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=dy,
+        x=x,
+        scale=gamma,
+        reserve_space_1=saved[0],
+        reserve_space_2=saved[1],
+        reserve_space_3=saved[2],
+        epsilon=epsilon,
+        is_training=True,
+    )
+    return tuple(output[:3])
+
+
+def _has_kernels(x, epsilon):
+    # cuDNN replaces a smaller epsilon by one of its own.
+    return x.dtype == tf.float32 and epsilon >= 1.001e-5
