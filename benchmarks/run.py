@@ -35,6 +35,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_bool("configure_threads", True, "Call `configure_threads`.")
 flags.DEFINE_integer("task_parallelism", None, "Of `MetaModel`.")
+flags.DEFINE_integer("steps_per_execution", None, "Of `compile`.")
 flags.DEFINE_integer("tasks", None, "Tasks of a meta-batch, for another size.")
 flags.DEFINE_integer("inner_steps", None, "Inner steps, for another number.")
 flags.DEFINE_integer("width", None, "Units or filters, for another width.")
@@ -64,9 +65,9 @@ def main(argv):
     if FLAGS.configure_threads:
         keras_maml.configure_threads()
     workload = workloads.WORKLOADS[FLAGS.workload]
-    changes = {"tasks": FLAGS.tasks, "inner_steps": FLAGS.inner_steps}
-    changes["width"] = FLAGS.width
-    changes.update(ENGINES[FLAGS.engine])
+    workload = dataclasses.replace(workload, **ENGINES[FLAGS.engine])
+    flag_names = ("tasks", "inner_steps", "width", "steps_per_execution")
+    changes = {name: FLAGS[name].value for name in flag_names}
     workload = dataclasses.replace(
         workload, **{k: v for k, v in changes.items() if v is not None}
     )

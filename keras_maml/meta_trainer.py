@@ -99,7 +99,7 @@ class MetaTrainer:
             }
 
         (y_pred, masks), mean = self._map(
-            task_gradient if training else task_loss, tasks
+            task_gradient if training else task_loss, tasks, training
         )
         functional.set_masks(y_pred, masks)
         mean["count"] = tf.shape(tasks["index"])[0]
@@ -165,9 +165,16 @@ class MetaTrainer:
         replica = context.replica_id_in_sync_group if context else 0
         return {"x": x, "index": tf.range(count) + replica * count}
 
-    def _map(self, fn, tasks):
+    def _map(self, fn, tasks, training=False):
+        vectorize = self.task_map == "vectorized" or (
+            self.task_map == "auto" and task_map.vectorizes(self.learner)
+        )
         return task_map.map_tasks(
-            fn, tasks, parallelism=self.task_parallelism or os.cpu_count() or 1
+            fn,
+            tasks,
+            parallelism=self.task_parallelism or os.cpu_count() or 1,
+            # To compile pays where steps are many and their shapes the same.
+            vectorize=vectorize and training,
         )
 
 

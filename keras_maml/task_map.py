@@ -3,7 +3,11 @@
 import operator
 import os
 
+import keras
 import tensorflow as tf
+from keras import layers
+
+MODES = ("auto", "loop", "vectorized")
 
 
 def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
@@ -37,7 +41,51 @@ def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
     )
 
 
-def map_tasks(fn, tasks, *, parallelism):
+def vectorizes(learner):
+    """Whether all tasks of `learner` are better computed as one.
+
+    So it is where a task's operations are so small that calling them costs
+    more than what they do: dense layers, with nothing else than these. Layers
+    with kernels of their own for each task, such as convolutions, would not
+    become one operation, and large ones gain nothing.
+    """
+    # Subclasses, whose `call` may do anything, are none of these.
+    if type(learner) is keras.Sequential:
+        return all(vectorizes(layer) for layer in learner.layers)
+    if isinstance(learner, keras.Function) and isinstance(learner, keras.Model):
+        functional = type(learner).__module__.partition(".")[0] == "keras"
+        return functional and all(vectorizes(op) for op in learner.operations)
+    return type(learner) in _VECTORIZED_LAYERS
+
+
+_VECTORIZED_LAYERS = frozenset(
+    {
+        layers.InputLayer,
+        layers.Dense,
+        layers.Flatten,
+        layers.Reshape,
+        layers.Activation,
+        layers.ReLU,
+        layers.LeakyReLU,
+        layers.ELU,
+        layers.Softmax,
+        layers.LayerNormalization,
+        layers.Rescaling,
+        layers.Add,
+        layers.Subtract,
+        layers.Multiply,
+        layers.Average,
+        layers.Concatenate,
+    }
+)
+
+# Tasks that are computed as one: enough for the work to outweigh the calls,
+# and so few that memory does not grow with the meta-batch.
+_MIN_CHUNK = 4
+_MAX_CHUNK = 32
+
+
+def map_tasks(fn, tasks, *, parallelism, vectorize=False):
     """Runs `fn` on every task; memory is that of `parallelism` tasks.
 
     What should not grow with the meta-batch (gradients above all) is summed
@@ -49,23 +97,32 @@ def map_tasks(fn, tasks, *, parallelism):
             axis. Returns `(each, summed)`, two structures of tensors.
         tasks: structure of tensors of shape `(tasks, ...)`.
         parallelism: int, how many tasks may run at the same time.
+        vectorize: bool. Whether tasks are computed as one, in chunks that
+            XLA compiles; `parallelism` chunks may then run at the same time.
 
     Returns:
         A tuple `(each, mean)`: the first structure stacked along a new task
         axis, and the mean over tasks of the second.
+
+    Raises:
+        ValueError: if `fn` holds an operation that cannot be vectorized.
     """
     first = tf.nest.flatten(tasks)[0]
     count = tf.shape(first)[0]
     if tf.executing_eagerly():
-        each, total = _python_loop(fn, tasks, int(count))
+        each, total = _unrolled(fn, tasks, int(count))
+    elif vectorize:
+        each, total = _chunks(fn, tasks, first.shape[0], parallelism)
     else:
-        each, total = _while_loop(fn, tasks, count, first.shape[0], parallelism)
+        each, total = _while_loop(
+            tf.function(fn, autograph=False), tasks, parallelism
+        )
     return each, tf.nest.map_structure(
         lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
     )
 
 
-def _python_loop(fn, tasks, count):
+def _unrolled(fn, tasks, count):
     each = []
     total = None
     for i in range(count):
@@ -76,17 +133,80 @@ def _python_loop(fn, tasks, count):
     return tf.nest.map_structure(lambda *t: tf.stack(t), *each), total
 
 
-def _while_loop(fn, tasks, count, static_count, parallelism):
+def _chunks(fn, tasks, static_count, parallelism):
+    """A loop over chunks of tasks, each of them one vectorized program."""
+    count = tf.shape(tf.nest.flatten(tasks)[0])[0]
+    # Equal chunks: one program serves them all. The last one is filled up
+    # with copies of the last task, which do not count.
+    if static_count is None:
+        chunks, size = _chunk_sizes(
+            count, parallelism, tf.minimum, tf.maximum
+        )
+    else:
+        chunks, size = _chunk_sizes(static_count, parallelism, min, max)
+    index = tf.minimum(tf.range(chunks * size), count - 1)
+
+    def split(tensor):
+        if static_count is None or static_count != chunks * size:
+            tensor = tf.gather(tensor, index)
+        shape = tf.concat([[chunks, size], tf.shape(tensor)[1:]], 0)
+        split = tf.reshape(tensor, shape)
+        known = [n if isinstance(n, int) else None for n in (chunks, size)]
+        return tf.ensure_shape(split, [*known, *tensor.shape[1:]])
+
+    counts = tf.range(chunks * size) < count
+
+    def run(chunk):
+        each, summed = tf.vectorized_map(
+            fn, chunk["tasks"], fallback_to_while_loop=False
+        )
+
+        def total(t):
+            counts = tf.cast(chunk["counts"], t.dtype)
+            return tf.tensordot(counts, t, 1)
+
+        return each, tf.nest.map_structure(total, summed)
+
+    run = tf.function(run, autograph=False, jit_compile=True)
+    parts = {
+        "tasks": tf.nest.map_structure(split, tasks),
+        "counts": split(counts),
+    }
+    if isinstance(chunks, int) and chunks <= parallelism:
+        # All at once, without the loop.
+        each, total = _unrolled(run, parts, chunks)
+    else:
+        each, total = _while_loop(run, parts, parallelism)
+
+    def join(tensor):
+        shape = tf.concat([[chunks * size], tf.shape(tensor)[2:]], 0)
+        joined = tf.reshape(tensor, shape)[:count]
+        return tf.ensure_shape(joined, [static_count, *tensor.shape[2:]])
+
+    return tf.nest.map_structure(join, each), total
+
+
+def _chunk_sizes(count, parallelism, minimum, maximum):
+    """How many chunks, and how many tasks in each."""
+    chunks = maximum(
+        minimum(parallelism, -(-count // _MIN_CHUNK)), -(-count // _MAX_CHUNK)
+    )
+    return chunks, -(-count // chunks)
+
+
+def _while_loop(fn, tasks, parallelism):
     # Traced once, as a function of its own, so that the shapes and dtypes of
     # the results are known before the loop that accumulates them is built.
     task_spec = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape[1:], t.dtype), tasks
     )
-    fn = tf.function(fn, autograph=False).get_concrete_function(task_spec)
+    fn = fn.get_concrete_function(task_spec)
     each_spec, total_spec = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), fn.structured_outputs
     )
     flat_tasks = tf.nest.flatten(tasks)
+    count = tf.shape(flat_tasks[0])[0]
+    static_count = flat_tasks[0].shape[0]
 
     def body(i, arrays, total):
         task = tf.nest.pack_sequence_as(tasks, [t[i] for t in flat_tasks])
