@@ -67,7 +67,9 @@ class MetaTrainer:
         if sample_weight is not None:
             tasks["sample_weight"] = sample_weight
         theta = self._theta()
-        task_learner = self._task_learner(training)
+        task_learner = self._task_learner(
+            training, vectorized=self._vectorizes(training)
+        )
 
         def query_loss(adapted, task):
             output = task_learner.predict(adapted, task["x"]["query_x"])
@@ -84,9 +86,7 @@ class MetaTrainer:
         def task_gradient(task):
             loss, output, gradients = self.meta_gradient(
                 theta,
-                lambda theta, second_order: task_learner.adapt(
-                    theta, task, second_order
-                ),
+                lambda theta, *how: task_learner.adapt(theta, task, *how),
                 lambda adapted: query_loss(adapted, task),
                 self.optimizer.scale_loss,
             )
@@ -117,7 +117,7 @@ class MetaTrainer:
             for v in self.learner.trainable_variables
         ]
 
-    def _task_learner(self, training, steps=None):
+    def _task_learner(self, training, steps=None, vectorized=False):
         if steps is not None:
             check_integer("inner_steps", steps, minimum=0)
         elif training or self.evaluation_steps is None:
@@ -134,6 +134,7 @@ class MetaTrainer:
             adapt=self._untracked.adapt,
             normalization=self.normalization,
             training=training,
+            vectorized=vectorized,
         )
 
     def _outer_loss(self, task, output, training):
@@ -165,16 +166,20 @@ class MetaTrainer:
         replica = context.replica_id_in_sync_group if context else 0
         return {"x": x, "index": tf.range(count) + replica * count}
 
-    def _map(self, fn, tasks, training=False):
-        vectorize = self.task_map == "vectorized" or (
-            self.task_map == "auto" and task_map.vectorizes(self.learner)
+    def _vectorizes(self, training):
+        # To compile pays where steps are many and their shapes the same.
+        return training and (
+            self.task_map == "vectorized"
+            or self.task_map == "auto"
+            and task_map.vectorizes(self.learner)
         )
+
+    def _map(self, fn, tasks, training=False):
         return task_map.map_tasks(
             fn,
             tasks,
             parallelism=self.task_parallelism or os.cpu_count() or 1,
-            # To compile pays where steps are many and their shapes the same.
-            vectorize=vectorize and training,
+            vectorize=self._vectorizes(training),
         )
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_maml import adaptation
 from keras_maml import functional
 from keras_maml import normalization as normalization_lib
+from keras_maml.inner_loop import UNROLLED_STEPS
 from keras_maml.inner_loop import inner_loop
 
 
@@ -38,6 +39,7 @@ class TaskLearner:
         adapt: the `adapt` argument of `MetaModel`.
         normalization: one of `normalization.MODES`.
         training: bool, what the learner's layers are told.
+        vectorized: bool. Whether it is called by `tf.vectorized_map`.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class TaskLearner:
         adapt,
         normalization,
         training,
+        vectorized=False,
     ):
         self.learner = learner
         self.support_loss = support_loss
@@ -58,9 +61,10 @@ class TaskLearner:
         self.positions = adaptation.adapted_positions(learner, adapt)
         self.normalization = normalization
         self.training = training
+        self.vectorized = vectorized
         self.batch_norms = normalization_lib.batch_normalization_layers(learner)
 
-    def adapt(self, theta, task, second_order=True):
+    def adapt(self, theta, task, second_order=True, rematerialize=False):
         """Runs the inner loop on the support set of one task.
 
         Args:
@@ -69,6 +73,8 @@ class TaskLearner:
                 `"index"`, its number in the meta-batch, from which the task
                 gets random seeds of its own.
             second_order: bool, as in `inner_loop`.
+            rematerialize: bool. Whether a derivative computes each inner step
+                anew.
 
         Returns:
             An `AdaptedTask`.
@@ -78,15 +84,23 @@ class TaskLearner:
         if "index" in task:
             state = functional.task_seeds(self.learner, task["index"])
 
-        def merge(adapted):
-            weights = list(theta)
-            for position, weight in zip(self.positions, adapted):
-                weights[position] = weight
-            return weights
+        frozen = [
+            t for i, t in enumerate(theta) if i not in self.positions
+        ]
 
-        def support_loss(adapted, state):
+        def merge(adapted, frozen):
+            adapted, frozen = iter(adapted), iter(frozen)
+            return [
+                next(adapted if i in self.positions else frozen)
+                for i in range(len(theta))
+            ]
+
+        def support_loss(adapted, state, frozen):
             output = self._call(
-                merge(adapted), state, x["support_x"], self._batch_statistics()
+                merge(adapted, frozen),
+                state,
+                x["support_x"],
+                self._batch_statistics(),
             )
             loss = self.support_loss(
                 x["support_y"], output.outputs, x.get("support_weight")
@@ -98,12 +112,16 @@ class TaskLearner:
             support_loss,
             [theta[i] for i in self.positions],
             state,
+            frozen,
             optimizer=self.inner_optimizer,
             steps=self.steps,
             second_order=second_order,
+            # A vectorized loop cannot keep what its steps compute.
+            rematerialize=rematerialize or self.vectorized,
+            unrolled_steps=1 if rematerialize else UNROLLED_STEPS,
         )
         return AdaptedTask(
-            merge(adapted.weights), adapted.state, x["support_x"]
+            merge(adapted.weights, frozen), adapted.state, x["support_x"]
         )
 
     def predict(self, adapted, query_x):

@@ -146,15 +146,16 @@ def _chunks(fn, tasks, static_count, parallelism):
         chunks, size = _chunk_sizes(static_count, parallelism, min, max)
     index = tf.minimum(tf.range(chunks * size), count - 1)
 
+    def fill(tensor):
+        if static_count is not None and static_count == chunks * size:
+            return tensor
+        return tf.gather(tensor, index)
+
     def split(tensor):
-        if static_count is None or static_count != chunks * size:
-            tensor = tf.gather(tensor, index)
         shape = tf.concat([[chunks, size], tf.shape(tensor)[1:]], 0)
         split = tf.reshape(tensor, shape)
         known = [n if isinstance(n, int) else None for n in (chunks, size)]
         return tf.ensure_shape(split, [*known, *tensor.shape[1:]])
-
-    counts = tf.range(chunks * size) < count
 
     def run(chunk):
         each, summed = tf.vectorized_map(
@@ -169,8 +170,8 @@ def _chunks(fn, tasks, static_count, parallelism):
 
     run = tf.function(run, autograph=False, jit_compile=True)
     parts = {
-        "tasks": tf.nest.map_structure(split, tasks),
-        "counts": split(counts),
+        "tasks": tf.nest.map_structure(lambda t: split(fill(t)), tasks),
+        "counts": split(tf.range(chunks * size) < count),
     }
     if isinstance(chunks, int) and chunks <= parallelism:
         # All at once, without the loop.
