@@ -41,11 +41,11 @@ def batch_normalization(x, gamma, beta, epsilon):
         beta = tf.zeros([channels], x.dtype)
     shape = tf.shape(x)
     static_shape = x.shape
-    if x.shape.rank != 4:
+    if static_shape.rank not in (2, 4):
         # What the kernels take.
-        x = tf.reshape(x, [-1, 1, 1, channels])
+        x = tf.reshape(x, [-1, 1, shape[-2], channels])
     y, mean, variance = _normalize(x, gamma, beta, epsilon)
-    if static_shape.rank != 4:
+    if static_shape.rank not in (2, 4):
         y = tf.ensure_shape(tf.reshape(y, shape), static_shape)
     return y, mean, variance
 
@@ -73,7 +73,7 @@ def _normalize(x, gamma, beta, epsilon):
             projected, u_x, u_sum = backward(x, gamma, u, *statistics)
             p, q = u_x / count, dy_x / count
             m_u, m_dy = u_sum / count, dy_sum / count
-            m_uy = tf.reduce_sum(u * dy, [0, 1, 2]) / count
+            m_uy = channel_sum(u * dy) / count
             covariance = m_uy - m_u * m_dy - p * q
             g = gamma * r * r
             of_u = -g * q
@@ -81,9 +81,9 @@ def _normalize(x, gamma, beta, epsilon):
             of_x = r * (2.0 * g * p * q - g * covariance - a * r * q)
             constant = -of_u * m_u - of_dy * m_dy - of_x * mean
             return (
-                of_u * u + of_dy * dy + (of_x * x + constant),
+                of_u * u + of_dy * dy + _affine(x, of_x, constant),
                 r * count * covariance,
-                projected + (a * r * x + (b - a * r * mean)),
+                projected + _affine(x, a * r, b - a * r * mean),
                 *_no_gradients(*statistics),
             )
 
@@ -95,6 +95,41 @@ def _normalize(x, gamma, beta, epsilon):
     mean, variance = _statistics(x, mean, variance)
     y = normalized(x, gamma, beta, y, mean, variance, *saved)
     return y, mean, variance
+
+
+def channel_sum(x):
+    """The sum over all axes but the last, as a product with ones.
+
+    Several times as fast as `tf.reduce_sum` on a large tensor.
+    """
+    if x.shape.rank == 2:
+        return tf.reduce_sum(x, 0)
+    flat = tf.reshape(x, [-1, x.shape[-1]])
+    ones = tf.ones([1, tf.shape(flat)[0]], x.dtype)
+    return tf.matmul(ones, flat)[0]
+
+
+@tf.custom_gradient
+def _affine(x, scale, offset):
+    """`x * scale + offset` in one pass."""
+
+    def gradient(d_y):
+        return d_y * scale, channel_sum(d_y * x), channel_sum(d_y)
+
+    # With this mean and variance there is nothing left to normalise.
+    epsilon = 1e-3
+    if not _has_kernels(x, epsilon):
+        return x * scale + offset, gradient
+    output = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=scale,
+        offset=offset,
+        mean=tf.zeros_like(scale),
+        variance=tf.fill(tf.shape(scale), 1.0 - epsilon),
+        epsilon=epsilon,
+        is_training=False,
+    )
+    return output.y, gradient
 
 
 @tf.custom_gradient
@@ -113,6 +148,10 @@ def _no_gradients(*tensors):
     return (None,) * len(tensors)
 
 
+def _axes(x):
+    return list(range(x.shape.rank - 1))
+
+
 def _count(x):
     """Elements of a channel."""
     return tf.cast(tf.size(x), x.dtype) / x.shape[-1]
@@ -121,10 +160,8 @@ def _count(x):
 def _forward_kernel(x, gamma, beta, epsilon):
     """Values of `y`, mean and variance, and what the backward kernel needs."""
     if not _has_kernels(x, epsilon):
-        mean = tf.reduce_mean(x, [0, 1, 2])
-        variance = tf.reduce_mean(
-            tf.math.squared_difference(x, mean), [0, 1, 2]
-        )
+        mean = tf.reduce_mean(x, _axes(x))
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), _axes(x))
         r = tf.math.rsqrt(variance + epsilon)
         return (x - mean) * (gamma * r) + beta, mean, variance, ()
     output = tf.raw_ops.FusedBatchNormV3(
@@ -146,8 +183,8 @@ def _backward_kernel(x, gamma, dy, mean, variance, saved, epsilon):
     if not _has_kernels(x, epsilon):
         r = tf.math.rsqrt(variance + epsilon)
         x_hat = (x - mean) * r
-        m_dy = tf.reduce_mean(dy, [0, 1, 2])
-        m_dy_x = tf.reduce_mean(dy * x_hat, [0, 1, 2])
+        m_dy = tf.reduce_mean(dy, _axes(x))
+        m_dy_x = tf.reduce_mean(dy * x_hat, _axes(x))
         dx = gamma * r * (dy - m_dy - x_hat * m_dy_x)
         return dx, m_dy_x * _count(x), m_dy * _count(x)
     output = tf.raw_ops.FusedBatchNormGradV3(
@@ -164,5 +201,7 @@ def _backward_kernel(x, gamma, dy, mean, variance, saved, epsilon):
 
 
 def _has_kernels(x, epsilon):
+    # Vectors are what `tf.vectorized_map` is for, which knows no such kernels.
+    images = x.shape.rank == 4 and x.dtype == tf.float32
     # cuDNN replaces a smaller epsilon by one of its own.
-    return x.dtype == tf.float32 and epsilon >= 1.001e-5
+    return images and epsilon >= 1.001e-5

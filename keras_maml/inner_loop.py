@@ -1,12 +1,13 @@
 """The inner loop: from a support set and θ to the adapted weights."""
 
+import functools
 from typing import Any
 from typing import NamedTuple
 
 import tensorflow as tf
 
-# Steps that get nodes of their own in a graph. The others share those of a
-# loop, so that neither tracing nor the graph grows with their number.
+# Steps that get nodes of their own in a graph, which is the faster. The others
+# share those of a loop, so that tracing does not grow with their number.
 UNROLLED_STEPS = 5
 
 
@@ -33,7 +34,6 @@ def inner_loop(
     optimizer,
     steps,
     second_order,
-    rematerialize=False,
     unrolled_steps=UNROLLED_STEPS,
 ):
     """Takes `steps` gradient steps on the support loss.
@@ -43,17 +43,15 @@ def inner_loop(
             `(loss, state)`, the loss a scalar.
         weights: list of tensors, the adapted part of θ.
         state: the learner's state before the first step.
-        frozen: list of tensors, the part of θ that stays as it is.
+        frozen: list of float tensors that stay as they are: all else that
+            the support loss depends on and that may be derived for.
         optimizer: an `InnerOptimizer`.
         steps: int, 0 or more.
         second_order: bool. With `False` the inner gradients are constants of
             the outer derivative.
-        rematerialize: bool. Whether the outer derivative of the steps that
-            are not unrolled computes each of them anew, instead of keeping
-            what it computed the first time. Whatever else the support loss
-            depends on counts as a constant then.
-        unrolled_steps: int, at least 1: the first ones, which get nodes of
-            their own in a graph.
+        unrolled_steps: int, at least 1: the first ones, of which a derivative
+            keeps all that they computed, and which get nodes of their own in
+            a graph. Those after them share the nodes of a loop.
 
     Returns:
         An `Adapted`.
@@ -71,6 +69,8 @@ def inner_loop(
             _dense(gradient, weight)
             for gradient, weight in zip(tape.gradient(loss, weights), weights)
         ]
+        # As ever in Keras, derivatives do not go through moving averages.
+        state = tf.nest.map_structure(_constant, state)
         if not second_order:
             gradients = [tf.stop_gradient(gradient) for gradient in gradients]
         weights, optimizer_state = optimizer.update(
@@ -88,57 +88,44 @@ def inner_loop(
         losses.append(loss)
     losses = tf.stack(losses) if losses else tf.zeros([0])
     if steps > unrolled_steps:
-        loop = rematerialized_loop if rematerialize else plain_loop
-        carry, more_losses = loop(step, unrolled_steps, steps, carry, frozen)
+        carry, more_losses = rematerialized_loop(
+            step, unrolled_steps, steps, carry, frozen
+        )
         losses = tf.concat([losses, more_losses], 0)
     weights, _, state = carry
     return Adapted(weights, state, losses)
 
 
-def plain_loop(step, start, stop, carry, frozen):
-    """Steps from `start` to `stop`; a derivative keeps all they compute.
+def rematerialized_loop(step, start, stop, carry, frozen):
+    """Steps from `start` to `stop`, of which a derivative keeps the beginnings.
+
+    On the way back every step is computed again from what it began with, and
+    derived at once: memory is that of one step. Both ways are loops over
+    dense tensors, which XLA can compile and `tf.vectorized_map` can vectorize.
 
     Args:
         step: function `(number, carry, frozen)` that returns `(carry, loss)`.
         start: int, the number of the first step.
         stop: int, that of the step after the last.
         carry: structure of tensors, which goes from step to step.
-        frozen: list of tensors.
+        frozen: list of tensors. What else `step` depends on is a constant to
+            derivatives.
 
     Returns:
         A tuple `(carry, losses)`, the losses a tensor `(stop - start,)`.
-    """
-
-    def body(number, carry, losses):
-        carry, loss = step(number, carry, frozen)
-        return number + 1, carry, losses.write(number - start, loss)
-
-    _, carry, losses = tf.while_loop(
-        lambda number, *_: number < stop,
-        body,
-        (
-            tf.constant(start),
-            carry,
-            tf.TensorArray(_dtype(carry), stop - start, element_shape=()),
-        ),
-        # A step needs the one before it.
-        parallel_iterations=1,
-        maximum_iterations=stop - start,
-    )
-    return carry, losses.stack()
-
-
-def rematerialized_loop(step, start, stop, carry, frozen):
-    """As `plain_loop`, but a derivative keeps what each step began with.
-
-    On the way back every step is computed again, and derived at once. Both
-    ways are loops over dense tensors, which XLA can compile and
-    `tf.vectorized_map` can vectorize.
     """
     count = stop - start
     structure = carry
     flat_carry = [tf.convert_to_tensor(t) for t in tf.nest.flatten(carry)]
     width = len(flat_carry)
+
+    # Out of line: TensorFlow's memory optimiser, which sees only what is
+    # inlined, breaks large sums in a loop ("tmp_var ... already exists").
+    out_of_line = functools.partial(
+        tf.function,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
     def flat_step(number, flat_carry, frozen):
         carry, loss = step(
@@ -147,10 +134,30 @@ def rematerialized_loop(step, start, stop, carry, frozen):
         flat = [tf.convert_to_tensor(t) for t in tf.nest.flatten(carry)]
         return [*flat, loss]
 
+    def derived_step(number, flat_carry, frozen, d_outputs):
+        # Tensors of their own: one that comes twice among the arguments would
+        # get its whole derivative each time.
+        flat_carry = [tf.identity(t) for t in flat_carry]
+        frozen = [tf.identity(t) for t in frozen]
+        sources = [t for t in flat_carry if t.dtype.is_floating] + frozen
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            outputs = flat_step(number, flat_carry, frozen)
+        gradients = tape.gradient(
+            [o for o in outputs if o.dtype.is_floating],
+            sources,
+            output_gradients=d_outputs,
+            unconnected_gradients="zero",
+        )
+        split = len(sources) - len(frozen)
+        return gradients[:split], gradients[split:]
+
     def forward(flat_carry, frozen):
+        call = out_of_line(flat_step)
+
         def body(i, flat_carry, kept, losses):
             kept = [_put(k, i, t) for k, t in zip(kept, flat_carry)]
-            *flat_carry, loss = flat_step(start + i, flat_carry, frozen)
+            *flat_carry, loss = call(start + i, flat_carry, frozen)
             return i + 1, flat_carry, kept, _put(losses, i, loss)
 
         _, flat_carry, kept, losses = _count_loop(
@@ -163,27 +170,17 @@ def rematerialized_loop(step, start, stop, carry, frozen):
         return flat_carry, kept, losses
 
     def backward(frozen, kept, d_carry, d_losses):
+        call = out_of_line(derived_step)
+
         def body(i, d_carry, d_frozen):
-            i_back = count - 1 - i
-            # Tensors of their own: one that comes twice among the arguments
-            # would get its whole derivative each time.
-            at = [tf.identity(k[i_back]) for k in kept]
-            theta = [tf.identity(t) for t in frozen]
-            sources = [t for t in at if t.dtype.is_floating] + theta
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(sources)
-                outputs = flat_step(start + i_back, at, theta)
-            gradients = tape.gradient(
-                [o for o in outputs if o.dtype.is_floating],
-                sources,
-                output_gradients=[*d_carry, d_losses[i_back]],
-                unconnected_gradients="zero",
+            back = count - 1 - i
+            d_carry, more = call(
+                start + back,
+                [k[back] for k in kept],
+                frozen,
+                [*d_carry, d_losses[back]],
             )
-            here = gradients[: len(d_carry)]
-            added = [
-                a + b for a, b in zip(d_frozen, gradients[len(d_carry) :])
-            ]
-            return i + 1, here, added
+            return i + 1, d_carry, [a + b for a, b in zip(d_frozen, more)]
 
         _, d_carry, d_frozen = _count_loop(
             count, body, d_carry, [tf.zeros_like(t) for t in frozen]
@@ -192,7 +189,7 @@ def rematerialized_loop(step, start, stop, carry, frozen):
 
     @tf.custom_gradient
     def loop(*arguments):
-        frozen = arguments[width:]
+        frozen = list(arguments[width:])
         flat_carry, kept, losses = forward(list(arguments[:width]), frozen)
 
         def gradient(*d_outputs):
@@ -235,6 +232,10 @@ def _put(tensor, i, row):
 def _dtype(carry):
     """Of the losses: that of the weights."""
     return carry[0][0].dtype
+
+
+def _constant(tensor):
+    return tf.stop_gradient(tensor) if tensor.dtype.is_floating else tensor
 
 
 def _dense(gradient, weight):

@@ -10,6 +10,8 @@ import threading
 
 import tensorflow as tf
 
+from keras_maml.batch_norm import channel_sum
+
 _lock = threading.RLock()
 _depth = 0
 _originals: dict = {}
@@ -46,12 +48,11 @@ def bias_add(value, bias, data_format=None, name=None):
     original = _originals["bias_add"]
     if data_format not in (None, "N...C", "NHWC") or value.shape.rank is None:
         return original(value, bias, data_format, name)
-    axes = list(range(value.shape.rank - 1))
 
     @tf.custom_gradient
     def backward(d_y):
         # The sum's own gradient repeats a vector; to add it is enough.
-        return (d_y, tf.reduce_sum(d_y, axes)), tf.add
+        return (d_y, channel_sum(d_y)), tf.add
 
     @tf.custom_gradient
     def add(value, bias):
@@ -60,7 +61,99 @@ def bias_add(value, bias, data_format=None, name=None):
     return add(value, bias)
 
 
-_REPLACEMENTS = {"moments": moments, "bias_add": bias_add}
+def relu(features, name=None):
+    """`tf.nn.relu` whose second derivative adds no zeros.
+
+    TensorFlow's own gives the features a gradient as well, a tensor of zeros
+    that is then written, read and added.
+    """
+
+    @tf.custom_gradient
+    def masked(gradient, y):
+        value = tf.raw_ops.ReluGrad(gradients=gradient, features=y)
+        return value, lambda u: (masked(u, y), None)
+
+    @tf.custom_gradient
+    def rectify(features):
+        y = _originals["relu"](features, name)
+        return y, lambda d_y: masked(d_y, y)
+
+    return rectify(tf.convert_to_tensor(features))
+
+
+def max_pool(input, ksize, strides, padding, data_format=None, name=None):
+    """`tf.nn.max_pool` whose second derivative is fast, and adds no zeros.
+
+    Where windows do not overlap, a pixel is the maximum of one window at most,
+    and the gradient of the gradient is the sum over each window of what is
+    where the maximum was: a mean pooling.
+    """
+    x = tf.convert_to_tensor(input)
+    window, step = _sides(ksize), _sides(strides)
+    # Padded windows are short of a pixel, which a mean would count.
+    whole = (
+        padding == "VALID"
+        or window == step
+        and not any(n is None or n % s for n, s in zip(x.shape[1:3], step))
+    )
+    if (
+        x.shape.rank != 4
+        or data_format not in (None, "NHWC")
+        or x.dtype not in (tf.float32, tf.float64)
+        or any(w > s for w, s in zip(window, step))
+        or not whole
+    ):
+        return _originals["max_pool"](
+            input, ksize, strides, padding, data_format, name
+        )
+    settings = {
+        "ksize": [1, *window, 1],
+        "strides": [1, *step, 1],
+        "padding": padding,
+    }
+
+    def place(gradient, x, y):
+        return tf.raw_ops.MaxPoolGrad(
+            orig_input=x, orig_output=y, grad=gradient, **settings
+        )
+
+    @tf.custom_gradient
+    def placed(gradient, x, y):
+        def picked(u):
+            return picked_from(u, x, y), None, None
+
+        return place(gradient, x, y), picked
+
+    @tf.custom_gradient
+    def picked_from(u, x, y):
+        means = tf.raw_ops.AvgPool(
+            value=u * place(tf.ones_like(y), x, y), **settings
+        )
+        value = means * float(window[0] * window[1])
+        return value, lambda gradient: (placed(gradient, x, y), None, None)
+
+    @tf.custom_gradient
+    def pool(x):
+        y = _originals["max_pool"](x, window, step, padding, "NHWC", name)
+        return y, lambda d_y: placed(d_y, x, y)
+
+    return pool(x)
+
+
+def _sides(sizes):
+    """`[height, width]` of one of the forms that `tf.nn.max_pool` takes."""
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    if len(sizes) == 4:
+        sizes = sizes[1:3]
+    return sizes * 2 if len(sizes) == 1 else sizes
+
+
+_REPLACEMENTS = {
+    "moments": moments,
+    "bias_add": bias_add,
+    "relu": relu,
+    "max_pool": max_pool,
+}
 
 
 @contextlib.contextmanager

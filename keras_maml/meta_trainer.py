@@ -37,7 +37,7 @@ class MetaTrainer:
         task_learner = self._task_learner(training, inner_steps)
 
         def task_outputs(task):
-            adapted = task_learner.adapt(theta, task)
+            adapted = task_learner.adapt(theta, task, data_derivatives=True)
             output = task_learner.predict(adapted, task["x"]["query_x"])
             return output.outputs, ()
 
@@ -67,9 +67,7 @@ class MetaTrainer:
         if sample_weight is not None:
             tasks["sample_weight"] = sample_weight
         theta = self._theta()
-        task_learner = self._task_learner(
-            training, vectorized=self._vectorizes(training)
-        )
+        task_learner = self._task_learner(training)
 
         def query_loss(adapted, task):
             output = task_learner.predict(adapted, task["x"]["query_x"])
@@ -117,7 +115,7 @@ class MetaTrainer:
             for v in self.learner.trainable_variables
         ]
 
-    def _task_learner(self, training, steps=None, vectorized=False):
+    def _task_learner(self, training, steps=None):
         if steps is not None:
             check_integer("inner_steps", steps, minimum=0)
         elif training or self.evaluation_steps is None:
@@ -134,7 +132,6 @@ class MetaTrainer:
             adapt=self._untracked.adapt,
             normalization=self.normalization,
             training=training,
-            vectorized=vectorized,
         )
 
     def _outer_loss(self, task, output, training):

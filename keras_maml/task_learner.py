@@ -39,7 +39,6 @@ class TaskLearner:
         adapt: the `adapt` argument of `MetaModel`.
         normalization: one of `normalization.MODES`.
         training: bool, what the learner's layers are told.
-        vectorized: bool. Whether it is called by `tf.vectorized_map`.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class TaskLearner:
         adapt,
         normalization,
         training,
-        vectorized=False,
     ):
         self.learner = learner
         self.support_loss = support_loss
@@ -61,10 +59,16 @@ class TaskLearner:
         self.positions = adaptation.adapted_positions(learner, adapt)
         self.normalization = normalization
         self.training = training
-        self.vectorized = vectorized
         self.batch_norms = normalization_lib.batch_normalization_layers(learner)
 
-    def adapt(self, theta, task, second_order=True, rematerialize=False):
+    def adapt(
+        self,
+        theta,
+        task,
+        second_order=True,
+        rematerialize=False,
+        data_derivatives=False,
+    ):
         """Runs the inner loop on the support set of one task.
 
         Args:
@@ -75,6 +79,8 @@ class TaskLearner:
             second_order: bool, as in `inner_loop`.
             rematerialize: bool. Whether a derivative computes each inner step
                 anew.
+            data_derivatives: bool. Whether the support data are to be derived
+                for, not θ alone.
 
         Returns:
             An `AdaptedTask`.
@@ -84,9 +90,15 @@ class TaskLearner:
         if "index" in task:
             state = functional.task_seeds(self.learner, task["index"])
 
-        frozen = [
-            t for i, t in enumerate(theta) if i not in self.positions
+        data = {key: value for key, value in x.items() if key != "query_x"}
+        flat_data = tf.nest.flatten(data)
+        derived = [
+            i
+            for i, tensor in enumerate(flat_data)
+            if data_derivatives and tensor.dtype.is_floating
         ]
+        frozen = [t for i, t in enumerate(theta) if i not in self.positions]
+        width = len(frozen)
 
         def merge(adapted, frozen):
             adapted, frozen = iter(adapted), iter(frozen)
@@ -96,14 +108,20 @@ class TaskLearner:
             ]
 
         def support_loss(adapted, state, frozen):
+            flat = list(flat_data)
+            for i, tensor in zip(derived, frozen[width:]):
+                flat[i] = tensor
+            support = tf.nest.pack_sequence_as(data, flat)
             output = self._call(
-                merge(adapted, frozen),
+                merge(adapted, frozen[:width]),
                 state,
-                x["support_x"],
+                support["support_x"],
                 self._batch_statistics(),
             )
             loss = self.support_loss(
-                x["support_y"], output.outputs, x.get("support_weight")
+                support["support_y"],
+                output.outputs,
+                support.get("support_weight"),
             )
             loss += sum(tf.cast(t, loss.dtype) for t in output.losses)
             return loss, output.state
@@ -112,12 +130,10 @@ class TaskLearner:
             support_loss,
             [theta[i] for i in self.positions],
             state,
-            frozen,
+            frozen + [flat_data[i] for i in derived],
             optimizer=self.inner_optimizer,
             steps=self.steps,
             second_order=second_order,
-            # A vectorized loop cannot keep what its steps compute.
-            rematerialize=rematerialize or self.vectorized,
             unrolled_steps=1 if rematerialize else UNROLLED_STEPS,
         )
         return AdaptedTask(

@@ -139,9 +139,7 @@ def _chunks(fn, tasks, static_count, parallelism):
     # Equal chunks: one program serves them all. The last one is filled up
     # with copies of the last task, which do not count.
     if static_count is None:
-        chunks, size = _chunk_sizes(
-            count, parallelism, tf.minimum, tf.maximum
-        )
+        chunks, size = _chunk_sizes(count, parallelism, tf.minimum, tf.maximum)
     else:
         chunks, size = _chunk_sizes(static_count, parallelism, min, max)
     index = tf.minimum(tf.range(chunks * size), count - 1)
@@ -158,9 +156,18 @@ def _chunks(fn, tasks, static_count, parallelism):
         return tf.ensure_shape(split, [*known, *tensor.shape[1:]])
 
     def run(chunk):
-        each, summed = tf.vectorized_map(
-            fn, chunk["tasks"], fallback_to_while_loop=False
-        )
+        try:
+            each, summed = tf.vectorized_map(
+                fn, chunk["tasks"], fallback_to_while_loop=False
+            )
+        except ValueError as error:
+            if not any(t in str(error) for t in ("loop invariant", "pfor")):
+                raise
+            raise ValueError(
+                "The learner or a loss has an operation that cannot be "
+                'vectorized over tasks. Use `task_map="loop"`. Received: '
+                f'task_map="vectorized", which failed with: {error}'
+            ) from error
 
         def total(t):
             counts = tf.cast(chunk["counts"], t.dtype)

@@ -89,6 +89,10 @@ CONSTRUCTION = {
         model(task_parallelism=0),
         "`task_parallelism` must be an integer of at least 1",
     ),
+    "unknown task map": (
+        model(task_map="vmap"),
+        "`task_map` must be one of",
+    ),
     "unknown meta-gradient": (
         model(meta_gradient="third_order"),
         "`meta_gradient` must be one of ['first_order', 'second_order']",

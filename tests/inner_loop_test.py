@@ -17,7 +17,7 @@ from tests.sample_models import small_mlp
 def test_state_and_losses_go_from_step_to_step():
     seen = []
 
-    def loss(weights, state):
+    def loss(weights, state, frozen):
         seen.append(int(state))
         return tf.reduce_sum(weights[0] ** 2), state + 1
 
@@ -40,7 +40,7 @@ def test_unused_and_sparse_weights():
     table = tf.constant([[1.0], [2.0], [3.0]])
     unused = tf.constant([7.0])
 
-    def loss(weights, state):
+    def loss(weights, state, frozen):
         return tf.reduce_sum(tf.gather(weights[0], [0, 2, 2])), state
 
     adapted = inner_loop(

@@ -72,3 +72,50 @@ def test_bias_add_has_every_derivative(data_format):
         actual = derivatives(tf.nn.bias_add)
     for a, e in zip(actual, expected):
         np.testing.assert_allclose(a, e, rtol=1e-12)
+
+
+def both(name, x, *arguments, **kwargs):
+    """Values and two derivatives, of `lowering`'s function and TensorFlow's."""
+
+    def derivatives():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = getattr(tf.nn, name)(x, *arguments, **kwargs)
+                loss = tf.reduce_sum(tf.sin(y))
+            gradient = inner.gradient(loss, x)
+            total = tf.reduce_sum(tf.exp(gradient))
+        return y, gradient, outer.gradient(total, x)
+
+    expected = derivatives()
+    with lowering.exact_ops():
+        actual = derivatives()
+    return actual, expected
+
+
+def test_relu_equals_tensorflows():
+    x = tf.constant(np.random.default_rng(0).standard_normal((4, 5)))
+    for a, e in zip(*both("relu", x)):
+        np.testing.assert_allclose(a, e, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("window", "step", "padding"),
+    [
+        (2, 2, "VALID"),
+        ([3, 2], [3, 2], "VALID"),
+        (2, 3, "VALID"),
+        (2, 2, "SAME"),
+        (4, 4, "SAME"),
+        ([1, 2, 2, 1], [1, 2, 2, 1], "VALID"),
+        (3, 2, "VALID"),
+        (3, 3, "SAME"),
+    ],
+)
+def test_max_pool_equals_tensorflows(window, step, padding):
+    # Small integers: with ties.
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.integers(0, 3, (2, 8, 10, 3)).astype("float64"))
+    for a, e in zip(*both("max_pool", x, window, step, padding)):
+        np.testing.assert_allclose(a, e, rtol=1e-12)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_maml
 from keras_maml import lowering
 from keras_maml import normalization
+from keras_maml.meta_gradients import SecondOrder
 from tests import oracle
 
 
@@ -119,10 +120,30 @@ def test_quadratic_has_the_closed_form(steps, order):
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+# How tasks are run, the steps, and whether they are rematerialised. Steps past
+# the fifth are in a loop.
+ENGINES = {
+    "loop": ("loop", 2, False),
+    "long": ("loop", 7, False),
+    "rematerialized": ("loop", 3, True),
+    "vectorized": ("vectorized", 2, False),
+    "vectorized long": ("vectorized", 6, False),
+}
+
+
 @pytest.mark.parametrize("floatx", ["float32", "float64"])
 @pytest.mark.parametrize("order", ["second_order", "first_order"])
-@pytest.mark.parametrize("net", ["dense", "conv"])
-def test_equals_nested_tapes(net, order, floatx):
+@pytest.mark.parametrize(
+    ("net", "engine"),
+    [
+        *(("dense", engine) for engine in ENGINES),
+        *(("conv", e) for e in ("loop", "long", "rematerialized")),
+    ],
+)
+def test_equals_nested_tapes(net, engine, order, floatx):
+    task_map, steps, rematerialize = ENGINES[engine]
+    if rematerialize and order == "first_order":
+        pytest.skip("keeps nothing as it is")
     use(floatx)
     if net == "dense":
         learner, function = dense_learner(), oracle.dense_net
@@ -135,7 +156,13 @@ def test_equals_nested_tapes(net, order, floatx):
         x, y = image_tasks(floatx)
     randomize(learner)
     meta_model = keras_maml.MetaModel(
-        learner, inner_optimizer=0.2, inner_steps=2, meta_gradient=order
+        learner,
+        inner_optimizer=0.2,
+        inner_steps=steps,
+        meta_gradient=SecondOrder(rematerialize=True)
+        if rematerialize
+        else order,
+        task_map=task_map,
     )
     # The oracle is always in float64. A ReLU input within float32's rounding
     # of 0 would put the two on different sides; these data have none.
@@ -152,7 +179,7 @@ def test_equals_nested_tapes(net, order, floatx):
         },
         y,
         0.2,
-        2,
+        steps,
         order == "second_order",
     )
     actual_loss, actual = library_gradient(meta_model, x, y, loss)
@@ -274,10 +301,15 @@ def test_weights_that_do_not_adapt_get_their_gradient():
     randomize(learner)
     x, y = regression_tasks("float64")
     for adapt in ([learner.layers[-1]], [learner.layers[0].name]):
-        meta_model = keras_maml.MetaModel(
-            learner, inner_optimizer=0.3, inner_steps=2, adapt=adapt
-        )
-        assert difference_error(meta_model, x, y) < 1e-7
+        for rematerialize in (False, True):
+            meta_model = keras_maml.MetaModel(
+                learner,
+                inner_optimizer=0.3,
+                inner_steps=2,
+                adapt=adapt,
+                meta_gradient=SecondOrder(rematerialize),
+            )
+            assert difference_error(meta_model, x, y) < 1e-7
 
 
 def test_regularizers_and_added_losses_count_at_the_weights_in_use():
@@ -321,3 +353,55 @@ def test_regularizers_and_added_losses_count_at_the_weights_in_use():
     actual_loss, actual = library_gradient(meta_model, x, y)
     assert actual_loss == pytest.approx(expected_loss, rel=1e-9)
     assert oracle.relative_error(actual, expected) < 1e-9
+
+
+def test_max_pooling_has_exact_second_derivatives():
+    use("float64")
+    learner = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(3, 3, padding="same", activation="tanh"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.Conv2D(3, 3, padding="same", activation="tanh"),
+            keras.layers.MaxPooling2D(3, 2, padding="same"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    randomize(learner)
+    x, labels = image_tasks("float64")
+    y = np.eye(3)[labels]
+    x["support_y"] = y
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.2, inner_steps=2
+    )
+    assert difference_error(meta_model, x, y) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_calls_can_be_derived_for_the_support_set(steps):
+    use("float64")
+    learner = dense_learner()
+    randomize(learner)
+    x, _ = regression_tasks("float64", tasks=1)
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.2, inner_steps=steps, inner_loss="mse"
+    )
+    rng = np.random.default_rng(5)
+    direction = rng.standard_normal(x["support_x"].shape)
+    x = {key: tf.constant(value) for key, value in x.items()}
+    support_x = x["support_x"]
+
+    @tf.function
+    def total(support_x):
+        return tf.reduce_sum(meta_model({**x, "support_x": support_x}) ** 2)
+
+    with tf.GradientTape() as tape:
+        tape.watch(support_x)
+        value = total(support_x)
+    actual = tf.reduce_sum(tape.gradient(value, support_x) * direction)
+    expected = (
+        total(support_x + 1e-5 * direction)
+        - total(support_x - 1e-5 * direction)
+    ) / 2e-5
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_maml
 from keras_maml import task_map
 
 
@@ -70,6 +72,99 @@ def test_result_does_not_depend_on_parallelism():
         for parallelism in (1, 2, 8)
     }
     assert len(sums) == 1
+
+
+# -- Vectorized
+
+
+def trained(task_map, tasks=None, **kwargs):
+    """Weights and losses after three epochs of two meta-batches."""
+    sines = keras_maml.tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
+    x, y = next(iter(sines.batch(11)))
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(
+        tasks or 8, drop_remainder=tasks is not None
+    )
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(hidden_units=(8,)), task_map=task_map, **kwargs
+    )
+    meta_model.compile(optimizer="sgd", loss="mse")
+    losses = meta_model.fit(data, epochs=3, verbose=0).history["loss"]
+    return losses, meta_model.learner.get_weights()
+
+
+# Static and unknown numbers of tasks, chunks with and without filling.
+@pytest.mark.parametrize("tasks", [None, 1, 5, 8])
+def test_vectorized_training_equals_the_loop(tasks):
+    expected_losses, expected = trained("loop", tasks)
+    losses, weights = trained("vectorized", tasks, task_parallelism=2)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for w, e in zip(weights, expected):
+        np.testing.assert_allclose(w, e, rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_fill_the_cores_and_stay_small():
+    def sizes(count, parallelism):
+        return task_map._chunk_sizes(count, parallelism, min, max)
+
+    assert sizes(25, 2) == (2, 13)
+    assert sizes(3, 8) == (1, 3)
+    assert sizes(16, 8) == (4, 4)
+    assert sizes(256, 2) == (8, 32)
+
+
+def test_more_chunks_than_cores_are_a_loop():
+    def square_each(task):
+        return task**2, {"sum": task}
+
+    tasks = tf.random.stateless_normal((70, 3), (0, 0))
+    run = tf.function(
+        lambda t: task_map.map_tasks(
+            square_each, t, parallelism=2, vectorize=True
+        )
+    )
+    each, mean = run(tasks)
+    np.testing.assert_allclose(each, tasks**2, rtol=1e-6)
+    np.testing.assert_allclose(mean["sum"], tf.reduce_mean(tasks, 0), atol=1e-6)
+
+
+def test_auto_vectorizes_what_is_light():
+    layers = keras.layers
+    mlp = keras_maml.learners.mlp()
+    assert task_map.vectorizes(mlp)
+    assert task_map.vectorizes(keras.Sequential([keras.Input((1,)), mlp]))
+    inputs = keras.Input((3,))
+    outputs = layers.Add()([layers.Dense(3)(inputs), inputs])
+    assert task_map.vectorizes(keras.Model(inputs, outputs))
+    assert not task_map.vectorizes(keras_maml.learners.conv4())
+    assert not task_map.vectorizes(
+        keras.Model(inputs, keras.ops.sin(inputs) + outputs)
+    )
+
+    class Subclass(keras.Sequential):
+        pass
+
+    assert not task_map.vectorizes(Subclass([layers.Dense(1)]))
+
+    class Layer(layers.Dense):
+        pass
+
+    assert not task_map.vectorizes(keras.Sequential([Layer(1)]))
+
+
+def test_what_cannot_be_vectorized_says_so():
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.conv4((8, 8, 1), n_way=2, filters=2),
+        task_map="vectorized",
+    )
+    meta_model.compile(
+        optimizer="sgd",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    labels = np.tile(np.arange(2), (2, 1))
+    images = np.zeros((2, 2, 8, 8, 1), "float32")
+    x = {"support_x": images, "support_y": labels, "query_x": images}
+    with pytest.raises(ValueError, match='task_map="vectorized"'):
+        meta_model.train_on_batch(x, labels)
 
 
 # Peak memory is a process's own, so each size gets a process.
