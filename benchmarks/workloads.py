@@ -45,8 +45,8 @@ class Workload:
 
 
 WORKLOADS = {
-    "sine1": Workload(25, 1, 0.01, 10, 10, 40),
-    "sine5": Workload(25, 5, 0.01, 10, 10, 40),
+    "sine1": Workload(25, 1, 0.01, 10, 10, 40, steps_per_execution=100),
+    "sine5": Workload(25, 5, 0.01, 10, 10, 40, steps_per_execution=100),
     "omni5w1s": Workload(32, 1, 0.4, 1, 1, 64, 5, (28, 28, 1)),
     "omni20w1s": Workload(16, 5, 0.1, 1, 1, 64, 20, (28, 28, 1)),
     "mini5w1s": Workload(4, 5, 0.01, 1, 15, 32, 5, (84, 84, 3), max_pool=True),

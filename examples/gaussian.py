@@ -114,8 +114,7 @@ def train(config):
             )
         ),
         loss=tasks.GaussianTasks.negative_log_likelihood,
-        # Without these two, starting a step takes longer than the step.
-        jit_compile=True,
+        # Starting such a step by itself takes longer than the step.
         steps_per_execution=steps_per_call,
     )
     meta_model.fit(

@@ -112,9 +112,10 @@ def fit(model, dataset, config):
             )
         ),
         loss="mse",
-        # Without these two, starting a step takes longer than the step.
-        jit_compile=True,
+        # Starting such a step by itself takes longer than the step.
         steps_per_execution=steps_per_call,
+        # A MetaModel compiles what it vectorizes, in parts for each core.
+        jit_compile=not isinstance(model, keras_maml.MetaModel),
     )
     model.fit(
         dataset,

@@ -1,0 +1,124 @@
+"""Tables and pictures of measurements, for docs/performance.md."""
+
+NAMES = {False: "second order", True: "first order"}
+
+
+def replace(path, name, text):
+    """Puts `text` between the two comments of that name in a Markdown file.
+
+    Raises:
+        ValueError: if the file has no such place.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = path.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"{path} has no {begin} ... {end}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def ratio_table(summary, ours):
+    """Ours, the fastest peer, the leanest one, and the ratios."""
+    rows = [
+        "| workload | order | tasks/s ratio | step | fastest peer | "
+        "memory growth | leanest peer | first step |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (workload, first_order), libraries in sorted(summary.items()):
+        mine = libraries[ours]
+        peers = {n: v for n, v in libraries.items() if n != ours}
+        ratio = fastest = leanest = "–"
+        if peers:
+            fast = min(peers, key=lambda n: peers[n]["seconds"])
+            lean = min(peers, key=lambda n: peers[n]["growth"])
+            ratio = f"**{peers[fast]['seconds'] / mine['seconds']:.2f}**"
+            fastest = f"{seconds(peers[fast]['seconds'])}, {fast}"
+            leanest = f"{peers[lean]['growth']:.0f} MiB, {lean}"
+        rows.append(
+            f"| {workload} | {NAMES[first_order]} | {ratio} | "
+            f"{seconds(mine['seconds'])} | {fastest} | "
+            f"{mine['growth']:.0f} MiB | {leanest} | "
+            f"{mine['compile'] + mine['seconds']:.1f} s |"
+        )
+    return "\n".join(rows)
+
+
+def seconds(value):
+    """A time of milliseconds or seconds as a text."""
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.2f} s"
+
+
+def plot_ratios(summary, ours, path):
+    """Bars: how many tasks a second of each library, ours being 1."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, 2, figsize=(11, 4), sharey=True, layout="constrained"
+    )
+    names = sorted({n for libraries in summary.values() for n in libraries})
+    names = [ours] + [n for n in names if n != ours]
+    for first_order, axis in zip((False, True), axes):
+        workloads = [w for w, order in summary if order == first_order]
+        for position, workload in enumerate(workloads):
+            libraries = summary[workload, first_order]
+            present = [n for n in names if n in libraries]
+            width = 0.8 / len(present)
+            for i, name in enumerate(present):
+                speed = libraries[ours]["seconds"] / libraries[name]["seconds"]
+                axis.bar(
+                    position + (i - (len(present) - 1) / 2) * width,
+                    speed,
+                    width,
+                    color=f"C{names.index(name)}",
+                    label=name,
+                )
+        axis.axhline(1, color="black", linewidth=0.5)
+        axis.set_xticks(range(len(workloads)), workloads)
+        axis.set_title(NAMES[first_order])
+    axes[0].set_ylabel(f"tasks a second, {ours} = 1")
+    handles = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    axes[1].legend(
+        [handles[n] for n in names if n in handles],
+        [n for n in names if n in handles],
+        fontsize=8,
+        loc="upper right",
+    )
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def plot_scaling(results, path):
+    """Lines: seconds a step and memory against a size.
+
+    Args:
+        results: dict, from the name of a size to a dict from a workload to a
+            list of `(size, seconds, growth)`.
+        path: where the picture goes.
+    """
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        2,
+        len(results),
+        figsize=(4 * len(results), 6),
+        layout="constrained",
+        squeeze=False,
+    )
+    for column, (size_name, workloads) in enumerate(results.items()):
+        for workload, points in workloads.items():
+            sizes, times, growth = zip(*points)
+            axes[0, column].plot(sizes, times, "o-", label=workload)
+            axes[1, column].plot(sizes, growth, "o-", label=workload)
+        axes[0, column].set_xscale("log", base=2)
+        axes[0, column].set_yscale("log", base=2)
+        axes[1, column].set_xscale("log", base=2)
+        axes[1, column].set_ylim(bottom=0)
+        axes[1, column].set_xlabel(size_name)
+        axes[0, column].legend(fontsize=8)
+    axes[0, 0].set_ylabel("seconds a step")
+    axes[1, 0].set_ylabel("memory growth, MiB")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
