@@ -122,8 +122,12 @@ def summarize(lines):
     summary = {}
     for key, libraries in groups.items():
         summary[key] = {}
-        losses = {n: ls[0]["first_loss"] for n, ls in libraries.items()}
-        if max(losses.values()) - min(losses.values()) > 1e-3:
+        losses = {
+            name: [line["first_loss"] for line in runs]
+            for name, runs in libraries.items()
+        }
+        every = [loss for values in losses.values() for loss in values]
+        if not max(every) - min(every) < 1e-3:
             raise ValueError(f"Not the same work on {key}: {losses}")
         for name, runs in libraries.items():
             summary[key][name] = {

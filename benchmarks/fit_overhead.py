@@ -68,9 +68,7 @@ def measure(workload):
         float(logs["loss"])
         times["bare"].append((time.perf_counter() - started) / count)
         started = time.perf_counter()
-        meta_model.fit(
-            dataset, steps_per_epoch=count, shuffle=False, verbose=0
-        )
+        meta_model.fit(dataset, steps_per_epoch=count, shuffle=False, verbose=0)
         times["fit"].append((time.perf_counter() - started) / count)
     return statistics.median(times["bare"]), statistics.median(times["fit"])
 

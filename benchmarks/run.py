@@ -18,11 +18,13 @@ from absl import app
 from absl import flags
 
 WORKLOADS = ["sine1", "sine5", "omni5w1s", "omni20w1s", "mini5w1s"]
-# What a user can choose: arguments of MetaModel and of compile.
+# What a user can choose: `task_map` of MetaModel, `jit_compile` of compile.
 ENGINES = {
-    "default": {},
-    "loop": {"jit_compile": False, "steps_per_execution": 1},
-    "xla": {"jit_compile": True},
+    "default": ("auto", False),
+    "loop": ("loop", False),
+    "loop_xla": ("loop", True),
+    "vectorized": ("vectorized", False),
+    "vectorized_xla": ("vectorized", True),
 }
 
 FLAGS = flags.FLAGS
@@ -66,7 +68,7 @@ def main(argv):
     if FLAGS.configure_threads:
         keras_maml.configure_threads()
     workload = workloads.WORKLOADS[FLAGS.workload]
-    workload = dataclasses.replace(workload, **ENGINES[FLAGS.engine])
+    task_map, jit_compile = ENGINES[FLAGS.engine]
     flag_names = ("tasks", "inner_steps", "width", "steps_per_execution")
     changes = {name: FLAGS[name].value for name in flag_names}
     workload = dataclasses.replace(
@@ -81,6 +83,7 @@ def main(argv):
         meta_gradient=keras_maml.meta_gradients.FirstOrder()
         if FLAGS.first_order
         else keras_maml.meta_gradients.SecondOrder(FLAGS.rematerialize),
+        task_map=task_map,
         task_parallelism=FLAGS.task_parallelism,
     )
     meta_model.compile(
@@ -88,7 +91,7 @@ def main(argv):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if workload.n_way
         else "mse",
-        jit_compile=workload.jit_compile,
+        jit_compile=jit_compile,
         steps_per_execution=steps_per_execution,
     )
     batches = [workloads.make_meta_batch(workload, seed) for seed in (1, 2)]

@@ -28,7 +28,6 @@ class Workload:
         image: tuple. Shape of an image.
         max_pool: bool. Pooling in the place of strides.
         steps_per_execution: int. What its user would pass to `compile`.
-        jit_compile: bool. Likewise.
     """
 
     tasks: int
@@ -41,7 +40,6 @@ class Workload:
     image: tuple = ()
     max_pool: bool = False
     steps_per_execution: int = 1
-    jit_compile: bool = False
 
 
 WORKLOADS = {

@@ -89,14 +89,14 @@ def inner_loop(
     losses = tf.stack(losses) if losses else tf.zeros([0])
     if steps > unrolled_steps:
         carry, more_losses = rematerialized_loop(
-            step, unrolled_steps, steps, carry, frozen
+            step, unrolled_steps, steps, carry, frozen, losses.dtype
         )
         losses = tf.concat([losses, more_losses], 0)
     weights, _, state = carry
     return Adapted(weights, state, losses)
 
 
-def rematerialized_loop(step, start, stop, carry, frozen):
+def rematerialized_loop(step, start, stop, carry, frozen, loss_dtype):
     """Steps from `start` to `stop`, of which a derivative keeps the beginnings.
 
     On the way back every step is computed again from what it began with, and
@@ -109,7 +109,9 @@ def rematerialized_loop(step, start, stop, carry, frozen):
         stop: int, that of the step after the last.
         carry: structure of tensors, which goes from step to step.
         frozen: list of tensors. What else `step` depends on is a constant to
-            derivatives.
+            derivatives. It is called again on the way back, and has to do the
+            same then: random numbers must come from a seed in `carry`.
+        loss_dtype: dtype of the losses.
 
     Returns:
         A tuple `(carry, losses)`, the losses a tensor `(stop - start,)`.
@@ -165,7 +167,7 @@ def rematerialized_loop(step, start, stop, carry, frozen):
             body,
             flat_carry,
             [tf.zeros([count, *t.shape], t.dtype) for t in flat_carry],
-            tf.zeros([count], _dtype(carry)),
+            tf.zeros([count], loss_dtype),
         )
         return flat_carry, kept, losses
 
@@ -192,7 +194,7 @@ def rematerialized_loop(step, start, stop, carry, frozen):
         frozen = list(arguments[width:])
         flat_carry, kept, losses = forward(list(arguments[:width]), frozen)
 
-        def gradient(*d_outputs):
+        def gradient(*d_outputs, variables=None):
             *d_carry, d_losses = d_outputs
             floating = [t.dtype.is_floating for t in flat_carry]
             d_carry, d_frozen = backward(
@@ -202,9 +204,13 @@ def rematerialized_loop(step, start, stop, carry, frozen):
                 d_losses,
             )
             of_floats = iter(d_carry)
-            return (
+            gradients = (
                 *(next(of_floats) if f else None for f in floating),
                 *d_frozen,
+            )
+            # Variables that were read, those of frozen layers, are constants.
+            return (
+                (gradients, [None] * len(variables)) if variables else gradients
             )
 
         return (*flat_carry, losses), gradient
@@ -227,11 +233,6 @@ def _put(tensor, i, row):
     return tf.tensor_scatter_nd_update(
         tensor, tf.reshape(i, [1, 1]), row[tf.newaxis]
     )
-
-
-def _dtype(carry):
-    """Of the losses: that of the weights."""
-    return carry[0][0].dtype
 
 
 def _constant(tensor):

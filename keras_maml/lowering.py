@@ -46,7 +46,9 @@ def bias_add(value, bias, data_format=None, name=None):
     and to take the wrong one closes a cycle ("nodes in a cycle").
     """
     original = _originals["bias_add"]
-    if data_format not in (None, "N...C", "NHWC") or value.shape.rank is None:
+    value = tf.convert_to_tensor(value)
+    last = data_format in (None, "N...C", "NHWC")
+    if not last or value.shape.rank is None or value.shape[-1] is None:
         return original(value, bias, data_format, name)
 
     @tf.custom_gradient
@@ -99,6 +101,7 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
     if (
         x.shape.rank != 4
         or data_format not in (None, "NHWC")
+        or padding not in ("VALID", "SAME")
         or x.dtype not in (tf.float32, tf.float64)
         or any(w > s for w, s in zip(window, step))
         or not whole

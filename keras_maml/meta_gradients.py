@@ -72,16 +72,19 @@ class SecondOrder(MetaGradient):
     Args:
         rematerialize: bool. Whether the way back through the inner loop
             computes each step anew, from the weights it began with, instead
-            of keeping all that the step computed. The gradient is the same;
-            memory stays about that of one step, and time grows by about a
-            third. Defaults to `False`.
+            of keeping all that the step computed. The gradient is the same
+            and memory stays about that of one step; time grows by the steps'
+            forward pass and gradient. Steps past the fifth are always
+            rematerialised; with `True` all but the first are. Random numbers
+            must come from seeds, as those of Keras's layers do. Without
+            effect in eager execution. Defaults to `False`.
 
     Example:
 
     ```python
     meta_model = keras_maml.MetaModel(
         keras_maml.learners.mlp(),
-        inner_steps=100,
+        inner_steps=5,
         meta_gradient=keras_maml.meta_gradients.SecondOrder(
             rematerialize=True
         ),

@@ -68,12 +68,15 @@ class MetaModel(MetaTrainer, keras.Model):
             moving averages in any case. Defaults to `"transductive"`.
         evaluation_steps: int, inner steps in `evaluate`, `predict`, `adapt`
             and `export`; 0 predicts with θ. Defaults to `inner_steps`.
-        task_map: how the tasks of a meta-batch are computed while training.
+        task_map: how the tasks of a meta-batch are computed in training.
             `"loop"`: one after another, several at a time; `"vectorized"`:
             as one, in chunks of up to 32 compiled by XLA, many times faster
-            for small dense learners; not every operation allows it, and the
-            first step takes some seconds longer. `"auto"`: vectorized if the
-            learner consists of dense layers and others as light.
+            for small dense learners. The latter needs operations that allow
+            it and a known number of tasks (a dataset batched with
+            `drop_remainder=True`), and takes some seconds to compile.
+            `"auto"`: vectorized where that is possible and the learner
+            consists of dense layers and others as light. Defaults to
+            `"auto"`.
         task_parallelism: int, the number of tasks, or chunks, that may run at
             the same time, each with its own memory. Defaults to the number of
             CPU cores.

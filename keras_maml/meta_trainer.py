@@ -163,21 +163,27 @@ class MetaTrainer:
         replica = context.replica_id_in_sync_group if context else 0
         return {"x": x, "index": tf.range(count) + replica * count}
 
-    def _vectorizes(self, training):
-        # To compile pays where steps are many and their shapes the same.
-        return training and (
-            self.task_map == "vectorized"
-            or self.task_map == "auto"
-            and task_map.vectorizes(self.learner)
-        )
-
     def _map(self, fn, tasks, training=False):
-        return task_map.map_tasks(
-            fn,
-            tasks,
-            parallelism=self.task_parallelism or os.cpu_count() or 1,
-            vectorize=self._vectorizes(training),
-        )
+        def run(vectorize):
+            return task_map.map_tasks(
+                fn,
+                tasks,
+                parallelism=self.task_parallelism or os.cpu_count() or 1,
+                vectorize=vectorize,
+            )
+
+        # To compile pays where steps are many and of one size.
+        if not training or self.task_map == "loop":
+            return run(vectorize=False)
+        if self.task_map == "vectorized":
+            return run(vectorize=True)
+        if not tasks["index"].shape[0] or not task_map.vectorizes(self.learner):
+            return run(vectorize=False)
+        try:
+            return run(vectorize=True)
+        except task_map.VectorizationError:
+            # A loss, a regulariser or an activation of the user's own.
+            return run(vectorize=False)
 
 
 def _replicas():

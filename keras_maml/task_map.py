@@ -41,20 +41,28 @@ def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
     )
 
 
+class VectorizationError(ValueError):
+    """An operation that cannot be computed for all tasks as one."""
+
+
 def vectorizes(learner):
     """Whether all tasks of `learner` are better computed as one.
 
     So it is where a task's operations are so small that calling them costs
-    more than what they do: dense layers, with nothing else than these. Layers
-    with kernels of their own for each task, such as convolutions, would not
-    become one operation, and large ones gain nothing.
+    more than what they do: few weights, in dense layers and others as light.
+    Kernels of each task's own, such as those of convolutions, would not
+    become one operation.
     """
+    return _is_light(learner) and learner.count_params() <= _MAX_WEIGHTS
+
+
+def _is_light(learner):
     # Subclasses, whose `call` may do anything, are none of these.
     if type(learner) is keras.Sequential:
-        return all(vectorizes(layer) for layer in learner.layers)
+        return all(_is_light(layer) for layer in learner.layers)
     if isinstance(learner, keras.Function) and isinstance(learner, keras.Model):
         functional = type(learner).__module__.partition(".")[0] == "keras"
-        return functional and all(vectorizes(op) for op in learner.operations)
+        return functional and all(_is_light(op) for op in learner.operations)
     return type(learner) in _VECTORIZED_LAYERS
 
 
@@ -79,6 +87,9 @@ _VECTORIZED_LAYERS = frozenset(
     }
 )
 
+# Above it, the work of a task outweighs the calls.
+_MAX_WEIGHTS = 1_000_000
+
 # Tasks that are computed as one: enough for the work to outweigh the calls,
 # and so few that memory does not grow with the meta-batch.
 _MIN_CHUNK = 4
@@ -86,11 +97,12 @@ _MAX_CHUNK = 32
 
 
 def map_tasks(fn, tasks, *, parallelism, vectorize=False):
-    """Runs `fn` on every task; memory is that of `parallelism` tasks.
+    """Runs `fn` on every task; memory does not grow with their number.
 
-    What should not grow with the meta-batch (gradients above all) is summed
-    as the loop goes and never stacked. Sums are taken in the order of the
-    tasks, so the result does not depend on scheduling.
+    It is that of `parallelism` tasks, or of as many chunks of tasks. What
+    should not grow with the meta-batch (gradients above all) is summed as the
+    loop goes and never stacked. Sums are taken in a fixed order, so the result
+    does not depend on scheduling.
 
     Args:
         fn: function of one task, a structure of tensors without the task
@@ -99,20 +111,22 @@ def map_tasks(fn, tasks, *, parallelism, vectorize=False):
         parallelism: int, how many tasks may run at the same time.
         vectorize: bool. Whether tasks are computed as one, in chunks that
             XLA compiles; `parallelism` chunks may then run at the same time.
+            Their number must be known. Without effect in eager execution.
 
     Returns:
         A tuple `(each, mean)`: the first structure stacked along a new task
         axis, and the mean over tasks of the second.
 
     Raises:
-        ValueError: if `fn` holds an operation that cannot be vectorized.
+        VectorizationError: if `fn` holds an operation that cannot be
+            vectorized, or the number of tasks is unknown.
     """
     first = tf.nest.flatten(tasks)[0]
     count = tf.shape(first)[0]
     if tf.executing_eagerly():
         each, total = _unrolled(fn, tasks, int(count))
     elif vectorize:
-        each, total = _chunks(fn, tasks, first.shape[0], parallelism)
+        each, total = _chunks(fn, tasks, parallelism)
     else:
         each, total = _while_loop(
             tf.function(fn, autograph=False), tasks, parallelism
@@ -133,71 +147,70 @@ def _unrolled(fn, tasks, count):
     return tf.nest.map_structure(lambda *t: tf.stack(t), *each), total
 
 
-def _chunks(fn, tasks, static_count, parallelism):
+def _chunks(fn, tasks, parallelism):
     """A loop over chunks of tasks, each of them one vectorized program."""
-    count = tf.shape(tf.nest.flatten(tasks)[0])[0]
+    count = tf.nest.flatten(tasks)[0].shape[0]
+    if not count:
+        raise VectorizationError(
+            '`task_map="vectorized"` needs a known number of tasks. Batch them '
+            "with `drop_remainder=True`. Received: a meta-batch of shape "
+            f"{tf.nest.flatten(tasks)[0].shape}"
+        )
     # Equal chunks: one program serves them all. The last one is filled up
     # with copies of the last task, which do not count.
-    if static_count is None:
-        chunks, size = _chunk_sizes(count, parallelism, tf.minimum, tf.maximum)
-    else:
-        chunks, size = _chunk_sizes(static_count, parallelism, min, max)
-    index = tf.minimum(tf.range(chunks * size), count - 1)
-
-    def fill(tensor):
-        if static_count is not None and static_count == chunks * size:
-            return tensor
-        return tf.gather(tensor, index)
+    chunks, size = _chunk_sizes(count, parallelism)
+    filled = chunks * size
+    index = [min(i, count - 1) for i in range(filled)]
 
     def split(tensor):
-        shape = tf.concat([[chunks, size], tf.shape(tensor)[1:]], 0)
-        split = tf.reshape(tensor, shape)
-        known = [n if isinstance(n, int) else None for n in (chunks, size)]
-        return tf.ensure_shape(split, [*known, *tensor.shape[1:]])
+        if filled != count:
+            tensor = tf.gather(tensor, index)
+        rest = tf.shape(tensor)[1:]
+        parts = tf.reshape(tensor, tf.concat([[chunks, size], rest], 0))
+        return tf.ensure_shape(parts, [chunks, size, *tensor.shape[1:]])
 
     def run(chunk):
         try:
             each, summed = tf.vectorized_map(
                 fn, chunk["tasks"], fallback_to_while_loop=False
             )
-        except ValueError as error:
+        except (ValueError, NotImplementedError, AssertionError) as error:
             if not any(t in str(error) for t in ("loop invariant", "pfor")):
                 raise
-            raise ValueError(
+            raise VectorizationError(
                 "The learner or a loss has an operation that cannot be "
                 'vectorized over tasks. Use `task_map="loop"`. Received: '
                 f'task_map="vectorized", which failed with: {error}'
             ) from error
 
         def total(t):
-            counts = tf.cast(chunk["counts"], t.dtype)
-            return tf.tensordot(counts, t, 1)
+            ones = tf.cast(chunk["counts"], t.dtype)
+            ones = tf.reshape(ones, [size] + [1] * (t.shape.rank - 1))
+            return tf.reduce_sum(t * ones, 0)
 
         return each, tf.nest.map_structure(total, summed)
 
     run = tf.function(run, autograph=False, jit_compile=True)
-    parts = {
-        "tasks": tf.nest.map_structure(lambda t: split(fill(t)), tasks),
-        "counts": split(tf.range(chunks * size) < count),
-    }
-    if isinstance(chunks, int) and chunks <= parallelism:
+    counts = tf.reshape(tf.range(filled) < count, [chunks, size])
+    parts = {"tasks": tf.nest.map_structure(split, tasks), "counts": counts}
+    if chunks <= parallelism:
         # All at once, without the loop.
         each, total = _unrolled(run, parts, chunks)
     else:
         each, total = _while_loop(run, parts, parallelism)
 
     def join(tensor):
-        shape = tf.concat([[chunks * size], tf.shape(tensor)[2:]], 0)
-        joined = tf.reshape(tensor, shape)[:count]
-        return tf.ensure_shape(joined, [static_count, *tensor.shape[2:]])
+        rest = tf.shape(tensor)[2:]
+        joined = tf.reshape(tensor, tf.concat([[filled], rest], 0))[:count]
+        return tf.ensure_shape(joined, [count, *tensor.shape[2:]])
 
     return tf.nest.map_structure(join, each), total
 
 
-def _chunk_sizes(count, parallelism, minimum, maximum):
+def _chunk_sizes(count, parallelism):
     """How many chunks, and how many tasks in each."""
-    chunks = maximum(
-        minimum(parallelism, -(-count // _MIN_CHUNK)), -(-count // _MAX_CHUNK)
+    chunks = max(
+        min(parallelism, -(-count // _MIN_CHUNK)), -(-count // _MAX_CHUNK)
     )
     return chunks, -(-count // chunks)
 

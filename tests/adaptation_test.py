@@ -129,10 +129,14 @@ def test_adapt_axis_moves_the_chosen_weights_only():
         assert moved == [False, False, True, True]
 
 
-def test_a_frozen_layer_stays():
+# Steps past the fifth are in a loop.
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_frozen_layer_stays(steps):
     learner = small_mlp()
     learner.layers[0].trainable = False
-    meta_model = keras_maml.MetaModel(learner, inner_optimizer=0.1)
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.1, inner_steps=steps
+    )
     meta_model.compile(optimizer="adam", loss="mse")
     before = theta(meta_model)
     meta_model.fit(*regression_batch(), verbose=0)

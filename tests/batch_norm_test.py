@@ -69,12 +69,25 @@ def test_gamma_and_beta_may_be_absent():
     np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
-def test_one_element_has_no_variance():
-    x = tf.constant([[3.0, -2.0]])
+@pytest.mark.parametrize("shape", [(1, 2), (1, 1, 1, 2)])
+def test_one_element_has_no_variance(shape):
+    x = tf.reshape(tf.constant([3.0, -2.0]), shape)
     y, mean, variance = batch_norm.batch_normalization(x, None, None, 1e-3)
-    np.testing.assert_array_equal(y, [[0.0, 0.0]])
-    np.testing.assert_array_equal(mean, x[0])
+    np.testing.assert_array_equal(y, np.zeros(shape))
+    np.testing.assert_array_equal(mean, [3.0, -2.0])
     np.testing.assert_array_equal(variance, [0.0, 0.0])
+
+
+def test_a_mean_far_from_0_costs_no_precision():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 5, 5, 3)) + 100.0
+    arguments = [tf.constant(a, "float32") for a in (x, np.ones(3), np.ones(3))]
+    exact = [tf.cast(a, tf.float64) for a in arguments]
+    actual = derivatives(batch_norm.batch_normalization, arguments, 2)
+    expected = derivatives(by_formula, exact, 2)
+    for a, e in zip(actual, expected):
+        error = tf.norm(tf.cast(a, tf.float64) - e) / tf.norm(e)
+        assert error < 1e-3
 
 
 @pytest.mark.parametrize("policy", ["float32", "float64", "mixed_bfloat16"])
@@ -98,3 +111,27 @@ def test_the_layer_computes_what_keras_computes(policy, kwargs):
     )
     for a, e in zip(layer.get_weights(), expected_state):
         np.testing.assert_allclose(a, e, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"axis": 1}, {"renorm": True}, {"trainable": False}]
+)
+def test_other_forms_are_left_to_keras(kwargs):
+    layer = keras.layers.BatchNormalization(**kwargs)
+    x = tf.random.stateless_normal((4, 3, 3, 5), (0, 1))
+    layer.build(x.shape)
+    start = layer.get_weights()
+    expected = layer(x, training=True)
+    layer.set_weights(start)
+    with normalization.batch_statistics([layer]):
+        np.testing.assert_array_equal(layer(x), expected)
+
+
+def test_a_subclass_keeps_its_call():
+    class Plain(keras.layers.BatchNormalization):
+        def call(self, inputs):
+            return inputs + 1.0
+
+    layer = Plain()
+    with normalization.batch_statistics([layer], use=None):
+        np.testing.assert_array_equal(layer(tf.zeros((2, 3))), np.ones((2, 3)))

@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_maml
 from keras_maml import functional
 from keras_maml import inner_loss
+from keras_maml import task_learner
 from keras_maml.inner_loop import inner_loop
 from keras_maml.inner_optimizers import SGD
 from tests.sample_models import class_batch
@@ -188,3 +189,68 @@ def test_inner_loss_gives_the_field_its_rate():
     )
     ours = keras_maml.MetaModel(learner, inner_optimizer=1.2, inner_loss=loss)
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-6)
+
+
+class Momentum(keras_maml.inner_optimizers.InnerOptimizer):
+    """A rule with a state of its own."""
+
+    def init(self, weights):
+        return [tf.zeros_like(w) for w in weights]
+
+    def update(self, gradients, state, weights, step):
+        state = [0.9 * s + g for s, g in zip(state, gradients)]
+        return [w - 0.1 * s for w, s in zip(weights, state)], state
+
+
+def dropout_learner():
+    return keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(8, activation="tanh"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5, seed=1),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs"),
+    [
+        ("float32", {}),
+        ("float32", {"normalization": "moving"}),
+        ("float32", {"normalization": "support"}),
+        ("float32", {"adapt": ["dense_1"]}),
+        ("float32", {"inner_optimizer": Momentum()}),
+        ("float64", {}),
+        ("mixed_bfloat16", {}),
+        ("bfloat16", {}),
+    ],
+)
+def test_a_loop_equals_steps_one_by_one(policy, kwargs, monkeypatch):
+    # Dropout's seeds, moving averages, a padded support set and the rule's
+    # state all go through the loop.
+    x, y = class_batch(tasks=2)
+    x["support_weight"] = np.ones(x["support_y"].shape, "float32")
+    x["support_weight"][:, -1] = 0.0
+    results = []
+    for unrolled in (1, 4):
+        monkeypatch.setattr(task_learner, "UNROLLED_STEPS", unrolled)
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(0)
+        keras.config.set_dtype_policy(policy)
+        learner = dropout_learner()
+        meta_model = keras_maml.MetaModel(
+            learner,
+            inner_steps=4,
+            **{"inner_optimizer": 0.3, **kwargs},
+        )
+        meta_model.compile(
+            optimizer=keras.optimizers.SGD(1.0),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        meta_model.train_on_batch(x, y)
+        results.append([np.asarray(v, "float64") for v in learner.variables])
+    tolerance = {"float32": 1e-5, "float64": 1e-5}.get(policy, 0.05)
+    for loop, one_by_one in zip(*results):
+        np.testing.assert_allclose(loop, one_by_one, atol=tolerance)

@@ -143,7 +143,9 @@ ENGINES = {
 def test_equals_nested_tapes(net, engine, order, floatx):
     task_map, steps, rematerialize = ENGINES[engine]
     if rematerialize and order == "first_order":
-        pytest.skip("keeps nothing as it is")
+        pytest.skip("an argument of SecondOrder")
+    if "long" in engine and (order, floatx) == ("first_order", "float32"):
+        pytest.skip("takes long; covered by float64")
     use(floatx)
     if net == "dense":
         learner, function = dense_learner(), oracle.dense_net

@@ -1,5 +1,8 @@
 """MetaModel behaves as any Keras model does."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -210,6 +213,52 @@ def test_every_way_of_running_gives_the_same(name, expected_run):
     assert history["loss"] == pytest.approx(expected_run[1]["loss"], rel=1e-4)
     assert history["accuracy"] == pytest.approx(expected_run[1]["accuracy"])
     assert logs == pytest.approx(expected_run[2], rel=1e-4)
+
+
+# In a process of its own: TensorFlow does not let the sums over replicas of two
+# models in one process differ in number and size.
+VECTORIZED_REPLICAS = """
+import keras
+import numpy as np
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+import keras_maml
+from tests.sample_models import class_batch
+from tests.sample_models import small_mlp
+
+x, y = class_batch(tasks=5)
+dataset = tf.data.Dataset.from_tensor_slices((x, y))
+
+
+def train(data):
+    meta_model = keras_maml.MetaModel(small_mlp(2, 3), inner_optimizer=0.5)
+    meta_model.compile(
+        optimizer=keras.optimizers.SGD(0.1),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    meta_model.fit(data, verbose=0)
+    return meta_model.learner.get_weights()
+
+
+full = dataset.batch(4, drop_remainder=True)
+alone = train(full)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    replicated = train(full)
+    # A batch of one task leaves the second replica without any.
+    uneven = train(dataset.batch(4))
+for a, r, u in zip(alone, replicated, uneven):
+    np.testing.assert_allclose(a, r, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(u).all()
+"""
+
+
+def test_vectorized_replicas_train_as_one_device():
+    subprocess.run([sys.executable, "-c", VECTORIZED_REPLICAS], check=True)
 
 
 def test_a_replica_without_tasks_is_harmless():

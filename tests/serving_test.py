@@ -101,6 +101,22 @@ def test_every_choice_of_statistics_is_served(normalization, tmp_path):
     np.testing.assert_allclose(served, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_loops_of_inner_steps_are_served(tmp_path):
+    # Those past the fifth are a loop.
+    meta_model = keras_maml.MetaModel(
+        small_mlp(2, 3, batch_norm=True), inner_steps=2, evaluation_steps=8
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    meta_model.compile(optimizer="sgd", loss=loss)
+    x, y = class_batch()
+    expected = meta_model.predict(x, verbose=0)
+    meta_model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.export(tmp_path / "served", verbose=False)
+    outputs = serve_elsewhere(tmp_path / "served", {"a": x, "b": x}, tmp_path)
+    np.testing.assert_allclose(outputs["a"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_signature_of_ones_own(tmp_path):
     # Without any data seen, or with sizes fixed for a device.
     meta_model = keras_maml.MetaModel(small_mlp(), inner_loss="mse")

@@ -77,12 +77,12 @@ def test_result_does_not_depend_on_parallelism():
 # -- Vectorized
 
 
-def trained(task_map, tasks=None, **kwargs):
-    """Weights and losses after three epochs of two meta-batches."""
+def trained(task_map, tasks, **kwargs):
+    """Weights and losses after three epochs of a few meta-batches."""
     sines = keras_maml.tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
     x, y = next(iter(sines.batch(11)))
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(
-        tasks or 8, drop_remainder=tasks is not None
+        tasks, drop_remainder=True
     )
     meta_model = keras_maml.MetaModel(
         keras_maml.learners.mlp(hidden_units=(8,)), task_map=task_map, **kwargs
@@ -92,8 +92,8 @@ def trained(task_map, tasks=None, **kwargs):
     return losses, meta_model.learner.get_weights()
 
 
-# Static and unknown numbers of tasks, chunks with and without filling.
-@pytest.mark.parametrize("tasks", [None, 1, 5, 8])
+# Chunks with and without filling.
+@pytest.mark.parametrize("tasks", [1, 5, 8])
 def test_vectorized_training_equals_the_loop(tasks):
     expected_losses, expected = trained("loop", tasks)
     losses, weights = trained("vectorized", tasks, task_parallelism=2)
@@ -104,7 +104,7 @@ def test_vectorized_training_equals_the_loop(tasks):
 
 def test_chunks_fill_the_cores_and_stay_small():
     def sizes(count, parallelism):
-        return task_map._chunk_sizes(count, parallelism, min, max)
+        return task_map._chunk_sizes(count, parallelism)
 
     assert sizes(25, 2) == (2, 13)
     assert sizes(3, 8) == (1, 3)
@@ -165,6 +165,39 @@ def test_what_cannot_be_vectorized_says_so():
     x = {"support_x": images, "support_y": labels, "query_x": images}
     with pytest.raises(ValueError, match='task_map="vectorized"'):
         meta_model.train_on_batch(x, labels)
+
+
+def test_auto_takes_the_loop_for_a_loss_that_needs_it():
+    def loss(y_true, y_pred):
+        values, _ = tf.unique(tf.reshape(tf.stop_gradient(y_pred), [-1]))
+        return tf.square(y_true - y_pred) + 0.0 * tf.reduce_sum(values)
+
+    def train(task_map):
+        meta_model = keras_maml.MetaModel(
+            keras_maml.learners.mlp(hidden_units=(4,)), task_map=task_map
+        )
+        meta_model.compile(optimizer="sgd", loss=loss)
+        sines = keras_maml.tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
+        return meta_model.fit(
+            sines.batch(4), steps_per_epoch=2, shuffle=False, verbose=0
+        ).history["loss"]
+
+    assert train("auto") == train("loop")
+    with pytest.raises(ValueError, match='task_map="vectorized"'):
+        train("vectorized")
+
+
+def test_vectorizing_needs_a_number_of_tasks():
+    sines = keras_maml.tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
+    x, y = next(iter(sines.batch(4)))
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), task_map="vectorized"
+    )
+    meta_model.compile(optimizer="sgd", loss="mse")
+    with pytest.raises(ValueError, match="drop_remainder=True"):
+        meta_model.fit(
+            tf.data.Dataset.from_tensor_slices((x, y)).batch(3), verbose=0
+        )
 
 
 # Peak memory is a process's own, so each size gets a process.
