@@ -80,45 +80,12 @@ def plot_ratios(summary, ours, path):
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
-    axes[1].legend(
+    figure.legend(
         [handles[n] for n in names if n in handles],
         [n for n in names if n in handles],
+        loc="outside lower center",
+        ncols=len(names),
         fontsize=8,
-        loc="upper right",
     )
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def plot_scaling(results, path):
-    """Lines: seconds a step and memory against a size.
-
-    Args:
-        results: dict, from the name of a size to a dict from a workload to a
-            list of `(size, seconds, growth)`.
-        path: where the picture goes.
-    """
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        2,
-        len(results),
-        figsize=(4 * len(results), 6),
-        layout="constrained",
-        squeeze=False,
-    )
-    for column, (size_name, workloads) in enumerate(results.items()):
-        for workload, points in workloads.items():
-            sizes, times, growth = zip(*points)
-            axes[0, column].plot(sizes, times, "o-", label=workload)
-            axes[1, column].plot(sizes, growth, "o-", label=workload)
-        axes[0, column].set_xscale("log", base=2)
-        axes[0, column].set_yscale("log", base=2)
-        axes[1, column].set_xscale("log", base=2)
-        axes[1, column].set_ylim(bottom=0)
-        axes[1, column].set_xlabel(size_name)
-        axes[0, column].legend(fontsize=8)
-    axes[0, 0].set_ylabel("seconds a step")
-    axes[1, 0].set_ylabel("memory growth, MiB")
     figure.savefig(path, dpi=100)
     plt.close(figure)

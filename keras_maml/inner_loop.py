@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Steps that get nodes of their own in a graph, which is the faster. The others
-# share those of a loop, so that tracing does not grow with their number.
+# So many steps get nodes of their own in a graph, which is the faster. Of more,
+# all but the first share those of a loop: tracing does not grow with them.
 UNROLLED_STEPS = 5
 
 
@@ -34,7 +34,7 @@ def inner_loop(
     optimizer,
     steps,
     second_order,
-    unrolled_steps=UNROLLED_STEPS,
+    unrolled_steps,
 ):
     """Takes `steps` gradient steps on the support loss.
 

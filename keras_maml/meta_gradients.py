@@ -74,10 +74,11 @@ class SecondOrder(MetaGradient):
             computes each step anew, from the weights it began with, instead
             of keeping all that the step computed. The gradient is the same
             and memory stays about that of one step; time grows by the steps'
-            forward pass and gradient. Steps past the fifth are always
-            rematerialised; with `True` all but the first are. Random numbers
-            must come from seeds, as those of Keras's layers do. Without
-            effect in eager execution. Defaults to `False`.
+            forward pass and gradient. With more than five steps all
+            but the first are rematerialised in any case; with `True`, with
+            fewer too. Random numbers must then come from seeds, as those of
+            Keras's layers do. Without effect in eager execution. Defaults to
+            `False`.
 
     Example:
 

@@ -134,7 +134,11 @@ class TaskLearner:
             optimizer=self.inner_optimizer,
             steps=self.steps,
             second_order=second_order,
-            unrolled_steps=1 if rematerialize else UNROLLED_STEPS,
+            unrolled_steps=(
+                1
+                if rematerialize or self.steps > UNROLLED_STEPS
+                else self.steps
+            ),
         )
         return AdaptedTask(
             merge(adapted.weights, frozen), adapted.state, x["support_x"]

@@ -29,6 +29,7 @@ def test_state_and_losses_go_from_step_to_step():
         optimizer=SGD(0.25),
         steps=3,
         second_order=True,
+        unrolled_steps=3,
     )
     # w ← w − 0.25 · 2w halves the weights.
     np.testing.assert_allclose(adapted.weights[0], [0.125, -0.25])
@@ -51,6 +52,7 @@ def test_unused_and_sparse_weights():
         optimizer=SGD(0.5),
         steps=1,
         second_order=True,
+        unrolled_steps=1,
     )
     np.testing.assert_allclose(adapted.weights[0], [[0.5], [2.0], [2.0]])
     np.testing.assert_array_equal(adapted.weights[1], unused)
