@@ -175,6 +175,8 @@ def _chunks(fn, tasks, parallelism):
                 fn, chunk["tasks"], fallback_to_while_loop=False
             )
         except (ValueError, NotImplementedError, AssertionError) as error:
+            # TensorFlow says by any of these, in so many words, that it has
+            # no vectorized form of an operation; others are not for us.
             if not any(t in str(error) for t in ("loop invariant", "pfor")):
                 raise
             raise VectorizationError(

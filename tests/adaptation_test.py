@@ -129,7 +129,7 @@ def test_adapt_axis_moves_the_chosen_weights_only():
         assert moved == [False, False, True, True]
 
 
-# Steps past the fifth are in a loop.
+# Of more than five steps, all but the first are in a loop.
 @pytest.mark.parametrize("steps", [1, 7])
 def test_a_frozen_layer_stays(steps):
     learner = small_mlp()

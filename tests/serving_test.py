@@ -102,7 +102,7 @@ def test_every_choice_of_statistics_is_served(normalization, tmp_path):
 
 
 def test_loops_of_inner_steps_are_served(tmp_path):
-    # Those past the fifth are a loop.
+    # Of more than five, all but the first are a loop.
     meta_model = keras_maml.MetaModel(
         small_mlp(2, 3, batch_norm=True), inner_steps=2, evaluation_steps=8
     )
