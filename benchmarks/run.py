@@ -97,6 +97,8 @@ def main(argv):
     batches = [workloads.make_meta_batch(workload, seed) for seed in (1, 2)]
     dataset = tf.data.Dataset.from_tensors(batches[0])
     dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batches[1]))
+    # In place: a dataset that starts anew every other step costs 0.1 ms.
+    dataset = dataset.repeat(100).cache()
     start_weights = meta_model.learner.get_weights()
     start_memory = memory("VmRSS")
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.tasks.parallel_map import parallel_map
+
 # A function of one example, in TensorFlow operations, applied when it is read.
 Preprocess = Callable[[tf.Tensor], tf.Tensor]
 
@@ -28,9 +30,7 @@ def read_all(
         ValueError: If an element cannot be read or its example has another
             shape than the first one.
     """
-    examples = elements.map(
-        read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    examples = parallel_map(elements, read)
     try:
         batches = list(examples.batch(256).prefetch(2).as_numpy_iterator())
     except tf.errors.OpError:

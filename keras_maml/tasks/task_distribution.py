@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.tasks.parallel_map import parallel_map
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
 
@@ -135,13 +136,13 @@ class TaskDistribution:
         dataset = self._draw_episodes(start, count)
         if self._episodes_per_call is None:
             dataset = dataset.rebatch(tasks, drop_remainder=static)
-            dataset = _parallel_map(dataset, self._realize_function)
+            dataset = parallel_map(dataset, self._realize_function)
         else:
             dataset = dataset.rebatch(
                 self._episodes_per_call,
                 drop_remainder=self._episodes_per_call == 1,
             )
-            dataset = _parallel_map(dataset, self._realize_function)
+            dataset = parallel_map(dataset, self._realize_function)
             dataset = dataset.rebatch(tasks, drop_remainder=static)
         if count is None:
             cardinality = tf.data.INFINITE_CARDINALITY
@@ -184,7 +185,7 @@ class TaskDistribution:
             high = tf.minimum(end - block * BLOCK, BLOCK)
             return {name: value[low:high] for name, value in drawn.items()}
 
-        return _parallel_map(blocks, draw)
+        return parallel_map(blocks, draw)
 
 
 def split_seed(seed: tf.Tensor, number: int) -> list[tf.Tensor]:
@@ -211,12 +212,6 @@ def normal(seed: tf.Tensor, shape: Any, stddev: Any = 1.0) -> Any:
 def permutations(seed: tf.Tensor, rows: int, size: int) -> tf.Tensor:
     """Draws `rows` permutations of `range(size)`, int32."""
     return tf.math.top_k(uniform(seed, [rows, size]), size).indices
-
-
-def _parallel_map(dataset, function):
-    return dataset.map(
-        function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
 
 
 def _without_first_axis(element):
