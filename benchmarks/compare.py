@@ -147,6 +147,8 @@ def main(argv):
         raise app.UsageError(f"Arguments that are not flags: {argv[1:]}")
     if (FLAGS.peers_python is None) != (FLAGS.peers_dir is None):
         raise app.UsageError("--peers_python and --peers_dir go together.")
+    if FLAGS.only_report and FLAGS.results is None:
+        raise app.UsageError("--only_report reads the file of --results.")
     if FLAGS.only_report:
         text = pathlib.Path(FLAGS.results).read_text()
         lines = list(map(json.loads, text.splitlines()))

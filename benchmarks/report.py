@@ -89,3 +89,35 @@ def plot_ratios(summary, ours, path):
     )
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def plot_scaling(results, path):
+    """Curves of time and memory by size; a line of slope one is linear."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        2, len(results), figsize=(11, 6), sharex="col", layout="constrained"
+    )
+    colors: dict[str, str] = {}
+    for column, (flag, curves) in enumerate(results.items()):
+        times, memory = axes[:, column]
+        for name, points in curves.items():
+            values, steps, growths = zip(*points)
+            color = colors.setdefault(name, f"C{len(colors)}")
+            times.plot(values, steps, "o-", color=color, label=name)
+            # What it would be if it grew in proportion to the size.
+            linear = [steps[-1] * value / values[-1] for value in values]
+            times.plot(values, linear, ":", color=color, linewidth=1)
+            memory.plot(values, growths, "o-", color=color, label=name)
+        times.set_xscale("log")
+        times.set_yscale("log")
+        memory.set_ylim(bottom=0)
+        memory.set_xlabel(flag.replace("_", " "))
+        ticks = sorted({point[0] for c in curves.values() for point in c})
+        memory.set_xticks(ticks, [str(tick) for tick in ticks])
+        memory.minorticks_off()
+        times.legend(fontsize=8)
+    axes[0, 0].set_ylabel("seconds a step (dotted: in proportion)")
+    axes[1, 0].set_ylabel("memory growth, MiB")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

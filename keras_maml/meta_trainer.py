@@ -1,6 +1,7 @@
 """How a meta-batch is run: what `fit`, `evaluate` and `predict` call."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import tensorflow as tf
@@ -45,9 +46,10 @@ class MetaTrainer:
 
     def train_step(self, data):
         mean, logs = self._step(data, training=True)
-        self.optimizer.apply_gradients(
-            zip(mean["gradients"], self.learner.trainable_variables)
-        )
+        weights = self.learner.trainable_variables
+        if not self.optimizer.built:
+            _build(self.optimizer, weights)
+        self.optimizer.apply_gradients(zip(mean["gradients"], weights))
         functional.assign_state(self.learner, mean["state"], mean["count"])
         return logs
 
@@ -100,6 +102,8 @@ class MetaTrainer:
             task_gradient if training else task_loss, tasks, training
         )
         functional.set_masks(y_pred, masks)
+        if self._compile_metrics and not self._compile_metrics.built:
+            _build(self._compile_metrics, y, y_pred)
         mean["count"] = tf.shape(tasks["index"])[0]
         self._loss_tracker.update_state(
             mean["loss"] * _replicas(), sample_weight=mean["count"]
@@ -184,6 +188,21 @@ class MetaTrainer:
         except task_map.VectorizationError:
             # A loss, a regulariser or an activation of the user's own.
             return run(vectorize=False)
+
+
+def _build(owner, *args):
+    """Makes the variables of metrics or an optimizer outside the trace.
+
+    TensorFlow traces a function in which variables were made a second time,
+    which takes as long as the first. A thread of its own is outside, where
+    `tf.init_scope` is not: the trace watches variables made there as well.
+    Under a distribution strategy Keras has built them by now.
+    """
+    if tf.distribute.has_strategy():
+        owner.build(*args)
+    else:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(owner.build, *args).result()
 
 
 def _replicas():
