@@ -2,19 +2,25 @@
 
 import keras
 
+from keras_maml.context import ContextInput
+
+# The forms of the axis that have a name.
+NAMES = ("all", "head", "body", "context", "lora")
+
 
 def check(adapt):
     """Raises `ValueError` unless `adapt` is one of the forms of the axis."""
-    if adapt is None or (callable(adapt) and not isinstance(adapt, type)):
-        if not isinstance(adapt, keras.layers.Layer):
-            return
+    if isinstance(adapt, str) and adapt in NAMES:
+        return
+    if callable(adapt) and not isinstance(adapt, (type, keras.layers.Layer)):
+        return
     if isinstance(adapt, (list, tuple)) and adapt:
         if all(isinstance(e, (str, keras.layers.Layer)) for e in adapt):
             return
     raise ValueError(
-        "`adapt` must be `None` (every trainable weight), a non-empty list of "
-        "layers or layer names, or a function that takes a variable and "
-        f"returns a bool. Received: adapt={adapt!r}"
+        f"`adapt` must be one of {NAMES}, a non-empty list of layers or layer "
+        "names, or a function that takes a variable and returns a bool. "
+        f"Received: adapt={adapt!r}"
     )
 
 
@@ -23,7 +29,7 @@ def adapted_positions(learner, adapt):
 
     Args:
         learner: a built Keras model.
-        adapt: `None`, a list of layers or layer names, or a predicate.
+        adapt: one of `NAMES`, a list of layers or layer names, or a predicate.
 
     Returns:
         A list of ints, in order.
@@ -33,10 +39,23 @@ def adapted_positions(learner, adapt):
             is selected.
     """
     variables = learner.trainable_variables
-    if adapt is None:
+    if adapt == "all":
         selected = list(range(len(variables)))
     elif callable(adapt):
         selected = [i for i, v in enumerate(variables) if adapt(v)]
+    elif adapt == "lora":
+        selected = [
+            i for i, v in enumerate(variables) if v.name.startswith("lora_")
+        ]
+    elif adapt == "context":
+        selected = context_positions(learner)
+    elif adapt in ("head", "body"):
+        head = set(map(id, _head(learner).trainable_variables))
+        selected = [
+            i
+            for i, v in enumerate(variables)
+            if (id(v) in head) == (adapt == "head")
+        ]
     else:
         chosen = set()
         for entry in adapt:
@@ -49,6 +68,35 @@ def adapted_positions(learner, adapt):
             f"({[v.path for v in variables]}). Received: adapt={adapt!r}"
         )
     return selected
+
+
+def context_positions(learner):
+    """Positions of context parameters among the trainable variables."""
+    context = {
+        id(variable)
+        for layer in learner._flatten_layers()
+        if isinstance(layer, ContextInput)
+        for variable in layer.trainable_variables
+    }
+    return [
+        i
+        for i, variable in enumerate(learner.trainable_variables)
+        if id(variable) in context
+    ]
+
+
+def _head(model):
+    """The last layer with trainable weights, of the last nested model."""
+    with_weights = [
+        layer for layer in model.layers if layer.trainable_variables
+    ]
+    if not with_weights:
+        raise ValueError(
+            "The head is the last layer with trainable weights, and there is "
+            f"none. Received: learner={model!r}"
+        )
+    last = with_weights[-1]
+    return _head(last) if isinstance(last, keras.Model) else last
 
 
 def _find(learner, entry):

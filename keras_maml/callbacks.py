@@ -5,6 +5,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_maml.meta_gradients import FirstOrder
+from keras_maml.meta_gradients import SecondOrder
+from keras_maml.validation import check_integer
+
 
 class PreAdaptationMetrics(keras.callbacks.Callback):
     """Logs what the model knows of tasks before it has adapted to them.
@@ -91,3 +95,60 @@ def _support_as_query(x, *unused):
     # Rows of padding do not count here either.
     weight = [x["support_weight"]] if "support_weight" in x else []
     return x, x["support_y"], *weight
+
+
+class FirstOrderUntil(keras.callbacks.Callback):
+    """Meta-trains in first order until an epoch, and exactly from then on.
+
+    The training step is traced once more, when the order changes.
+
+    Args:
+        epoch: int, at least 1, the first epoch in the model's own order.
+
+    Raises:
+        ValueError: if `epoch` is not a positive integer; in `fit`, if the
+            model's `meta_gradient` is not `SecondOrder`.
+
+    Example:
+
+    ```python
+    meta_model = keras_maml.MetaModel(keras_maml.learners.mlp())
+    meta_model.compile(optimizer="adam", loss="mse")
+    meta_model.fit(
+        keras_maml.tasks.Sinusoid().batch(4),
+        steps_per_epoch=1,
+        epochs=2,
+        callbacks=[keras_maml.callbacks.FirstOrderUntil(1)],
+        verbose=0,
+    )
+    ```
+
+    Reference:
+        Antoniou et al., 2019, "How to train your MAML", section 4,
+        derivative-order annealing.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.epoch = check_integer("epoch", epoch)
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if not isinstance(self.model.meta_gradient, SecondOrder):
+            raise ValueError(
+                "`FirstOrderUntil` needs a model whose `meta_gradient` is "
+                "`SecondOrder`. Received: "
+                f"meta_gradient={self.model.meta_gradient!r}"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._set(FirstOrder() if epoch < self.epoch else None)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self._set(None)
+
+    def _set(self, meta_gradient):
+        # Beside the setting and not in it: that is what is saved.
+        own = self.model._untracked
+        if type(own.meta_gradient) is not type(meta_gradient):
+            own.meta_gradient = meta_gradient
+            self.model.make_train_function(force=True)

@@ -146,7 +146,7 @@ def averageable_state(learner, state):
     }
 
 
-def assign_state(learner, mean_state, count):
+def assign_state(learner, mean_state, count, stand_ins):
     """Assigns the mean over tasks of the state, and moves every seed on.
 
     Args:
@@ -154,8 +154,12 @@ def assign_state(learner, mean_state, count):
         mean_state: dict, the mean of `averageable_state` over tasks.
         count: integer scalar, the number of those tasks, which may differ
             from replica to replica and be 0.
+        stand_ins: dict, the variables that some state belongs to in the place
+            of the learner's own, by position.
     """
-    variables = learner.non_trainable_variables
+    variables = list(learner.non_trainable_variables)
+    for i, variable in stand_ins.items():
+        variables[i] = variable
     context = tf.distribute.get_replica_context()
     if context and context.num_replicas_in_sync > 1 and mean_state:
         # Keras would keep the first replica's.
@@ -182,16 +186,19 @@ def _mean_over_replicas(context, mean_state, count):
     return {i: mean(tensor) for i, tensor in mean_state.items()}
 
 
-def clone(learner, values):
+def clone(learner, values, head=(), x=None):
     """A copy of `learner` with variables of its own.
 
     Args:
         learner: a built Keras model.
         values: dict, from the `id` of one of the learner's variables to the
             value that its copy gets. The others keep theirs.
+        head: a kernel and a bias for one more dense layer, if any.
+        x: an input of the learner, needed for its shapes if there is a `head`.
 
     Returns:
-        A Keras model of the same class.
+        A Keras model of the same class; of a functional one if there is a
+        `head`.
 
     Raises:
         ValueError: if Keras cannot make a second instance, as for a subclassed
@@ -210,4 +217,13 @@ def clone(learner, values):
         copy.build_from_config(learner.get_build_config())
     for variable, copied in zip(learner.variables, copy.variables):
         copied.assign(values.get(id(variable), variable))
-    return copy
+    if not head:
+        return copy
+    kernel, bias = head
+    dense = keras.layers.Dense(kernel.shape[-1], name="head")
+    dense.build(kernel.shape[:1])
+    dense.set_weights([kernel, bias])
+    inputs = tf.nest.map_structure(
+        lambda t: keras.Input(t.shape[1:], dtype=t.dtype.name), x
+    )
+    return keras.Model(inputs, dense(copy(inputs)), name=learner.name)

@@ -47,6 +47,8 @@ def bias_add(value, bias, data_format=None, name=None):
     """
     original = _originals["bias_add"]
     value = tf.convert_to_tensor(value)
+    # A frozen layer's is a variable, which a custom gradient would refuse.
+    bias = tf.convert_to_tensor(bias)
     last = data_format in (None, "N...C", "NHWC")
     if not last or value.shape.rank is None or value.shape[-1] is None:
         return original(value, bias, data_format, name)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_maml import contract
 from keras_maml import functional
 from keras_maml import inner_loss as inner_loss_lib
+from keras_maml import prototypes
 from keras_maml import serving
 from keras_maml import task_map
 from keras_maml.task_learner import TaskLearner
@@ -35,7 +36,7 @@ class MetaTrainer:
         """
         tasks = self._tasks(inputs)
         theta = self._theta()
-        task_learner = self._task_learner(training, inner_steps)
+        task_learner = self._task_learner(tasks["x"], training, inner_steps)
 
         def task_outputs(task):
             adapted = task_learner.adapt(theta, task, data_derivatives=True)
@@ -46,11 +47,20 @@ class MetaTrainer:
 
     def train_step(self, data):
         mean, logs = self._step(data, training=True)
-        weights = self.learner.trainable_variables
+        weights = self.trainable_variables
         if not self.optimizer.built:
             _build(self.optimizer, weights)
-        self.optimizer.apply_gradients(zip(mean["gradients"], weights))
-        functional.assign_state(self.learner, mean["state"], mean["count"])
+        # In the order in which Keras builds a loaded model's optimizer.
+        gradients = dict(
+            zip(map(id, self._outer_variables()), mean["gradients"])
+        )
+        self.optimizer.apply_gradients((gradients[id(v)], v) for v in weights)
+        functional.assign_state(
+            self.learner,
+            mean["state"],
+            mean["count"],
+            self._untracked.outer.statistics,
+        )
         return logs
 
     def test_step(self, data):
@@ -69,25 +79,50 @@ class MetaTrainer:
         if sample_weight is not None:
             tasks["sample_weight"] = sample_weight
         theta = self._theta()
-        task_learner = self._task_learner(training)
+        task_learner = self._task_learner(tasks["x"], training)
+        meta_gradient = self._untracked.meta_gradient or self.meta_gradient
+        step_weights = None
+        if training and self.inner_steps:
+            step_weights = self.outer_loss.weights(
+                self.inner_steps, self.optimizer.iterations
+            )
+        floatx = keras.backend.floatx()
 
         def query_loss(adapted, task):
             output = task_learner.predict(adapted, task["x"]["query_x"])
-            return self._outer_loss(task, output, training), output
+            return self._compiled_loss(task, output, training), output
+
+        def adapt(theta, task, *how):
+            if step_weights is None:
+                return task_learner.adapt(theta, task, *how)
+            return task_learner.adapt(
+                theta,
+                task,
+                *how,
+                watch=lambda adapted: query_loss(adapted, task)[0],
+            )
+
+        def outer_loss(adapted, task):
+            loss, output = query_loss(adapted, task)
+            if step_weights is not None:
+                # The loss after step i was had before step i + 1.
+                losses = [adapted.watched[1:], [tf.cast(loss, floatx)]]
+                loss = tf.tensordot(step_weights, tf.concat(losses, 0), 1)
+            return loss, output
 
         def each(output):
             # Where tasks are stacked, their masks would be lost.
             return output.outputs, functional.masks(output.outputs)
 
         def task_loss(task):
-            loss, output = query_loss(task_learner.adapt(theta, task), task)
+            loss, output = query_loss(adapt(theta, task), task)
             return each(output), {"loss": loss}
 
         def task_gradient(task):
-            loss, output, gradients = self.meta_gradient(
+            loss, output, gradients = meta_gradient(
                 theta,
-                lambda theta, *how: task_learner.adapt(theta, task, *how),
-                lambda adapted: query_loss(adapted, task),
+                lambda theta, *how: adapt(theta, task, *how),
+                lambda adapted: outer_loss(adapted, task),
                 self.optimizer.scale_loss,
             )
             return each(output), {
@@ -115,11 +150,16 @@ class MetaTrainer:
 
     def _theta(self):
         return [
-            tf.convert_to_tensor(v.value)
-            for v in self.learner.trainable_variables
+            tf.convert_to_tensor(variable.value)
+            for variable in self._outer_variables()
         ]
 
-    def _task_learner(self, training, steps=None):
+    def _outer_variables(self):
+        """The variables of θ: what the outer loop trains."""
+        own = self._untracked.outer
+        return self.learner.trainable_variables + own.parameters + own.scales
+
+    def _task_learner(self, x, training, steps=None):
         if steps is not None:
             check_integer("inner_steps", steps, minimum=0)
         elif training or self.evaluation_steps is None:
@@ -133,12 +173,25 @@ class MetaTrainer:
                 self.inner_loss, getattr(self, "loss", None)
             ),
             inner_optimizer=self.inner_optimizer,
+            parameters=len(self._untracked.outer.parameters),
             adapt=self._untracked.adapt,
             normalization=self.normalization,
+            per_step_norm=self._untracked.outer.per_step_norm,
+            statistics={
+                i: tf.convert_to_tensor(variable.value)
+                for i, variable in self._untracked.outer.statistics.items()
+            },
+            proximal=self.meta_gradient.proximal,
+            inner_batch_size=self.inner_batch_size,
+            n_way=(
+                None
+                if self.head_init is None
+                else prototypes.count_classes(x["support_y"])
+            ),
             training=training,
         )
 
-    def _outer_loss(self, task, output, training):
+    def _compiled_loss(self, task, output, training):
         """The compiled loss of one task's queries and the learner's losses."""
         # `compute_loss` adds `self.losses`, which would be the regularisers at
         # θ; the override puts those of the adapted weights there. Keras's
@@ -181,7 +234,12 @@ class MetaTrainer:
             return run(vectorize=False)
         if self.task_map == "vectorized":
             return run(vectorize=True)
-        if not tasks["index"].shape[0] or not task_map.vectorizes(self.learner):
+        if (
+            not tasks["index"].shape[0]
+            or not task_map.vectorizes(self.learner)
+            # A head whose size is not known before is not for XLA.
+            or self.head_init is not None
+        ):
             return run(vectorize=False)
         try:
             return run(vectorize=True)

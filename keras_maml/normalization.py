@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_maml import batch_norm
 
-MODES = ("transductive", "support", "moving")
+MODES = ("transductive", "support", "moving", "per_step")
 
 _lock = threading.RLock()
 

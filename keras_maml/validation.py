@@ -47,16 +47,32 @@ def check_range(name: str, value: Any) -> tuple[float, float]:
     return low, high
 
 
-def check_non_negative(name: str, value: Any) -> float:
-    """Returns `value` as a finite float that is not negative."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, numbers.Real)
-        or not math.isfinite(value)
-        or value < 0
-    ):
+def check_number(
+    name: str,
+    value: Any,
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Returns `value` as a finite float within the bounds that are given."""
+    bounds = []
+    fine = (
+        not isinstance(value, bool)
+        and isinstance(value, numbers.Real)
+        and math.isfinite(value)
+    )
+    if minimum is not None:
+        bounds.append(f"of at least {minimum}")
+        fine = fine and value >= minimum
+    if above is not None:
+        bounds.append(f"above {above}")
+        fine = fine and value > above
+    if below is not None:
+        bounds.append(f"below {below}")
+        fine = fine and value < below
+    if not fine:
         raise ValueError(
-            f"`{name}` must be a finite number of at least 0. "
+            f"`{name}` must be a finite number {' and '.join(bounds)}. "
             f"Received: {name}={value!r}"
         )
     return float(value)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from keras_maml import adaptation
 from tests.sample_models import SubclassedLearner
 from tests.sample_models import assert_same
 from tests.sample_models import regression_batch
@@ -298,3 +299,71 @@ def test_several_threads_adapt_at_once():
     for a, e in zip(actual, expected):
         assert_same(a, e, rtol=1e-5, atol=1e-6)
     assert learner.layers[1].momentum == 0.9
+
+
+def test_lora_weights_adapt_on_a_frozen_backbone(tmp_path):
+    learner = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.Dense(5, activation="tanh"),
+            keras.layers.Dense(1),
+        ]
+    )
+    backbone, head = learner.layers
+    backbone.enable_lora(2)
+    meta_model = keras_maml.MetaModel(
+        learner, adapt="lora", inner_optimizer=0.5, inner_steps=2
+    )
+    meta_model.compile(optimizer="adam", loss="mse")
+    x, y = regression_batch()
+    frozen = backbone._kernel.numpy()
+    before = {v.path: v.numpy() for v in learner.trainable_variables}
+    assert len(before) == 5
+    meta_model.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    for v in learner.trainable_variables:
+        assert np.any(v.numpy() != before[v.path]), v.path
+    np.testing.assert_array_equal(backbone._kernel, frozen)
+    adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
+    np.testing.assert_allclose(
+        adapted.predict(x["query_x"][0], verbose=0),
+        meta_model.predict(x, verbose=0)[0],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert_same(adapted.layers[1].get_weights(), head.get_weights(), rtol=0)
+    # What Keras would save could not adapt any more.
+    with pytest.raises(ValueError, match="merges LoRA weights"):
+        meta_model.save(tmp_path / "model.keras")
+    meta_model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(
+        saved.serve(x["support_x"], x["support_y"], x["query_x"]),
+        meta_model.predict(x, verbose=0),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_the_head_of_a_nested_model_is_its_last_layer():
+    inner = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(3), keras.layers.Dense(1)]
+    )
+    learner = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3)])
+    learner.add(inner)
+    learner.add(keras.layers.Flatten())
+    assert adaptation.adapted_positions(learner, "head") == [4, 5]
+    assert adaptation.adapted_positions(learner, "body") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_a_frozen_layer_takes_part(eagerly):
+    learner = small_mlp()
+    learner.layers[0].trainable = False
+    meta_model = keras_maml.MetaModel(learner, inner_optimizer=0.1)
+    meta_model.compile("adam", loss="mse", run_eagerly=eagerly)
+    x, y = regression_batch()
+    before = theta(meta_model)
+    meta_model.fit(x, y, batch_size=4, verbose=0)
+    adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
+    assert_same(adapted.get_weights()[:2], before[:2], rtol=0)
+    assert np.any(adapted.get_weights()[2] != before[2])

@@ -8,20 +8,44 @@ import keras_maml
 
 # A change of this list is a change of the public API: say so in CHANGELOG.md.
 PUBLIC = """
+ContextInput
 MetaModel
 TaskScores
+algorithms.anil
+algorithms.boil
+algorithms.cavia
+algorithms.fomaml
+algorithms.imaml
+algorithms.maml
+algorithms.maml_plus_plus
+algorithms.meta_sgd
+algorithms.proto_maml
+algorithms.reptile
+callbacks.FirstOrderUntil
 callbacks.PreAdaptationMetrics
 configure_threads
 evaluate_tasks
+inner_optimizers.Adagrad
+inner_optimizers.Adam
+inner_optimizers.AdamW
+inner_optimizers.GradientRule
 inner_optimizers.InnerOptimizer
+inner_optimizers.LearnedRate
+inner_optimizers.RMSprop
 inner_optimizers.SGD
 inner_optimizers.get
 learners.conv4
 learners.mlp
 meta_gradients.FirstOrder
+meta_gradients.Implicit
 meta_gradients.MetaGradient
+meta_gradients.Reptile
 meta_gradients.SecondOrder
 meta_gradients.get
+outer_loss.LastStep
+outer_loss.MultiStep
+outer_loss.OuterLoss
+outer_loss.get
 tasks.ClassPool
 tasks.Episodes
 tasks.GaussianTasks

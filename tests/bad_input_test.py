@@ -95,7 +95,7 @@ CONSTRUCTION = {
     ),
     "unknown meta-gradient": (
         model(meta_gradient="third_order"),
-        "`meta_gradient` must be one of ['first_order', 'second_order']",
+        "`meta_gradient` must be one of ['first_order', ",
     ),
     "unknown statistics": (
         model(normalization="batch"),
@@ -103,10 +103,10 @@ CONSTRUCTION = {
     ),
     "adapt is a layer, not a list": (
         model(adapt=LEARNER.layers[0]),
-        "`adapt` must be `None`",
+        "`adapt` must be one of",
     ),
     "adapt is empty": (model(adapt=[]), "a non-empty list"),
-    "adapt is a name, not a list": (model(adapt="head"), "adapt='head'"),
+    "adapt is a name, not a list": (model(adapt="hat"), "adapt='hat'"),
     "adapt names no layer": (
         model(adapt=["tail"]),
         "Its layers are ['input_layer",

@@ -6,7 +6,10 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from keras_maml.callbacks import FirstOrderUntil
 from tests.sample_models import class_batch
+from tests.sample_models import regression_batch
+from tests.sample_models import regression_model
 from tests.sample_models import small_mlp
 
 
@@ -98,3 +101,52 @@ def test_needs_a_finite_dataset():
     ):
         with pytest.raises(ValueError, match="finite"):
             keras_maml.callbacks.PreAdaptationMetrics(dataset)
+
+
+def fit_in_orders(epochs, callbacks=(), **kwargs):
+    keras.utils.set_random_seed(0)
+    meta_model = regression_model(inner_steps=2, **kwargs)
+    x, y = regression_batch()
+    meta_model.fit(
+        x,
+        y,
+        batch_size=4,
+        epochs=epochs,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+    return meta_model
+
+
+def test_first_order_until_changes_once():
+    first = fit_in_orders(2, meta_gradient="first_order").get_weights()
+    exact = fit_in_orders(2).get_weights()
+    mixed = fit_in_orders(2, [FirstOrderUntil(1)]).get_weights()
+    all_first = fit_in_orders(2, [FirstOrderUntil(2)]).get_weights()
+    for a, b in zip(first, all_first):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.any(a != b) for a, b in zip(mixed, exact))
+    assert any(np.any(a != b) for a, b in zip(mixed, first))
+
+
+def test_first_order_until_retraces_once_and_leaves_the_setting():
+    traces = []
+
+    class Counting(keras_maml.meta_gradients.SecondOrder):
+        def __call__(self, *args):
+            traces.append("exact")
+            return super().__call__(*args)
+
+    meta_model = fit_in_orders(
+        4, [FirstOrderUntil(2)], meta_gradient=Counting(), task_map="loop"
+    )
+    assert traces == ["exact"]
+    assert type(meta_model.meta_gradient) is Counting
+    # What comes after `fit` is exact, also if that ended before.
+    meta_model = fit_in_orders(1, [FirstOrderUntil(5)])
+    assert meta_model._untracked.meta_gradient is None
+
+
+def test_first_order_until_needs_a_second_order_model():
+    with pytest.raises(ValueError, match="SecondOrder"):
+        fit_in_orders(1, [FirstOrderUntil(1)], meta_gradient="first_order")

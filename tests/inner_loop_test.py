@@ -18,7 +18,7 @@ from tests.sample_models import small_mlp
 def test_state_and_losses_go_from_step_to_step():
     seen = []
 
-    def loss(weights, state, frozen):
+    def loss(number, weights, state, frozen):
         seen.append(int(state))
         return tf.reduce_sum(weights[0] ** 2), state + 1
 
@@ -42,7 +42,7 @@ def test_unused_and_sparse_weights():
     table = tf.constant([[1.0], [2.0], [3.0]])
     unused = tf.constant([7.0])
 
-    def loss(weights, state, frozen):
+    def loss(number, weights, state, frozen):
         return tf.reduce_sum(tf.gather(weights[0], [0, 2, 2])), state
 
     adapted = inner_loop(
@@ -56,19 +56,6 @@ def test_unused_and_sparse_weights():
     )
     np.testing.assert_allclose(adapted.weights[0], [[0.5], [2.0], [2.0]])
     np.testing.assert_array_equal(adapted.weights[1], unused)
-
-
-def test_sgd_equals_keras():
-    rng = np.random.default_rng(0)
-    value, *gradients = rng.standard_normal((11, 4))
-    variable = keras.Variable(value, dtype="float64")
-    optimizer = keras.optimizers.SGD(0.25)
-    rule, weights = SGD(0.25), [tf.constant(value)]
-    state = rule.init(weights)
-    for step, gradient in enumerate(gradients):
-        optimizer.apply([tf.constant(gradient)], [variable])
-        weights, state = rule.update([gradient], state, weights, step)
-    np.testing.assert_allclose(weights[0], variable, rtol=1e-10)
 
 
 LOSSES = {

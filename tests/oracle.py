@@ -71,3 +71,34 @@ def relative_error(actual, expected):
     actual = np.concatenate([np.ravel(a) for a in actual]).astype("float64")
     expected = np.concatenate([np.ravel(e) for e in expected]).astype("float64")
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
+def assert_derivative(meta_model, x, y, rel=1e-6, epsilon=1e-6, seed=0):
+    """The gradient that `train_step` would apply, against differences.
+
+    In float64, along two random directions: (L(θ + εd) − L(θ − εd)) / 2ε.
+    """
+
+    @tf.function(autograph=False)
+    def step():
+        mean, _ = meta_model._step((x, y), training=True)
+        return mean["loss"], mean["gradients"]
+
+    _, gradients = step()
+    variables = meta_model._outer_variables()
+    start = [v.numpy() for v in variables]
+    rng = np.random.default_rng(seed)
+    for _ in range(2):
+        direction = [rng.standard_normal(v.shape) for v in start]
+        losses = []
+        for sign in (1, -1):
+            for v, s, d in zip(variables, start, direction):
+                v.assign(s + sign * epsilon * d)
+            losses.append(float(step()[0]))
+        for v, s in zip(variables, start):
+            v.assign(s)
+        difference = (losses[0] - losses[1]) / (2 * epsilon)
+        derivative = sum(
+            float(np.sum(g.numpy() * d)) for g, d in zip(gradients, direction)
+        )
+        np.testing.assert_allclose(derivative, difference, rtol=rel)

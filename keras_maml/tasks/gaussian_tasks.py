@@ -16,7 +16,7 @@ from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import split_points
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.validation import check_integer
-from keras_maml.validation import check_non_negative
+from keras_maml.validation import check_number
 
 _KINDS = ("density", "regression")
 
@@ -102,7 +102,7 @@ class GaussianTasks(TaskDistribution):
             )
         self.kind = kind
         self.dimension = check_integer("dimension", dimension)
-        self.noise = check_non_negative("noise", noise)
+        self.noise = check_number("noise", noise, minimum=0)
         if covariance is None:
             if kind == "density":
                 stddev = np.repeat([2.0, 0.5], self.dimension)

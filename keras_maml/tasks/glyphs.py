@@ -14,7 +14,7 @@ from keras_maml.tasks.task_distribution import permutations
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.tasks.task_distribution import uniform
 from keras_maml.validation import check_integer
-from keras_maml.validation import check_non_negative
+from keras_maml.validation import check_number
 
 _SPLITS = ("train", "validation", "test")
 _MIN_STROKES = 2
@@ -80,7 +80,7 @@ class Glyphs(TaskDistribution):
         self.k_shot = check_integer("k_shot", k_shot)
         self.q_query = check_integer("q_query", q_query)
         self.image_size = check_integer("image_size", image_size, minimum=8)
-        self.variation = check_non_negative("variation", variation)
+        self.variation = check_number("variation", variation, minimum=0)
         if split not in _SPLITS:
             raise ValueError(
                 f"`split` must be one of {_SPLITS}. Received: split={split!r}"

@@ -12,7 +12,7 @@ from keras_maml.tasks.task_distribution import split_points
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.tasks.task_distribution import uniform
 from keras_maml.validation import check_integer
-from keras_maml.validation import check_non_negative
+from keras_maml.validation import check_number
 from keras_maml.validation import check_range
 
 
@@ -69,7 +69,7 @@ class Sinusoid(TaskDistribution):
         self.amplitude = check_range("amplitude", amplitude)
         self.phase = check_range("phase", phase)
         self.x_range = check_range("x_range", x_range)
-        self.noise = check_non_negative("noise", noise)
+        self.noise = check_number("noise", noise, minimum=0)
 
     def parameters(self, index: int) -> dict[str, float]:
         """Returns the true function of an episode, for plots and checks.

@@ -1,0 +1,79 @@
+"""Batch normalisation with statistics and scales of each inner step's own."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_maml import normalization
+
+
+class PerStepNorm:
+    """Which of a learner's variables have a value for every inner step.
+
+    The values of all steps are stacked in variables of the `MetaModel`. At
+    step i row i stands in for the layer's own variable; steps beyond the last
+    row use that. The query set is normalised by the row of the step before.
+
+    Attributes:
+        scales: list of ints, positions of the layers' `gamma` and `beta` in
+            `learner.trainable_variables`.
+        statistics: list of ints, positions of their moving averages in
+            `learner.non_trainable_variables`.
+
+    Reference:
+        Antoniou et al., 2019, "How to train your MAML", section 4: per-step
+        batch normalization running statistics (BNRS), weights and biases
+        (BNWB).
+    """
+
+    def __init__(self, learner):
+        layers = [
+            layer
+            for layer in normalization.batch_normalization_layers(learner)
+            if layer.trainable
+        ]
+
+        def positions(variables, names):
+            wanted = {id(getattr(layer, n)) for layer in layers for n in names}
+            return [i for i, v in enumerate(variables) if id(v) in wanted]
+
+        self.scales = positions(learner.trainable_variables, ("gamma", "beta"))
+        self.statistics = positions(
+            learner.non_trainable_variables, ("moving_mean", "moving_variance")
+        )
+
+    def rows(self, variables, positions, steps):
+        """Arrays `(steps, ...)`: the variables' values for every step."""
+        return [
+            np.repeat(np.array(variables[i])[np.newaxis], steps, axis=0)
+            for i in positions
+        ]
+
+    def weights_at(self, step, weights, scales):
+        """`weights` with the scales of a step in their places."""
+        weights = list(weights)
+        for i, stacked in zip(self.scales, scales):
+            weights[i] = stacked[_row(step, stacked)]
+        return weights
+
+    def state_at(self, step, state):
+        """The learner's state with the statistics of a step."""
+        return {
+            i: value[_row(step, value)] if i in self.statistics else value
+            for i, value in state.items()
+        }
+
+    def put_state(self, step, new, state):
+        """The state after a step, whose statistics were `new`."""
+        result = dict(new)
+        for i in self.statistics:
+            stacked = state[i]
+            if i in new:
+                stacked = tf.tensor_scatter_nd_update(
+                    stacked, [[_row(step, stacked)]], new[i][tf.newaxis]
+                )
+            result[i] = stacked
+        return result
+
+
+def _row(step, stacked):
+    return tf.minimum(step, stacked.shape[0] - 1)

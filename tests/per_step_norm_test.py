@@ -1,0 +1,132 @@
+"""Batch normalisation with statistics and scales of each inner step."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_maml
+from tests import oracle
+from tests.sample_models import regression_batch
+from tests.sample_models import small_mlp
+
+
+def model(**kwargs):
+    meta_model = keras_maml.MetaModel(
+        small_mlp(batch_norm=True),
+        **{
+            "inner_optimizer": 0.1,
+            "inner_steps": 2,
+            "normalization": "per_step",
+            **kwargs,
+        },
+    )
+    meta_model.compile("adam", loss="mse")
+    return meta_model
+
+
+def own(meta_model):
+    """The stacks of gamma, beta, moving mean and moving variance."""
+    scales = meta_model._untracked.outer.scales
+    return [*scales, *meta_model._untracked.outer.statistics.values()]
+
+
+def test_every_row_is_trained_saved_and_loaded(tmp_path):
+    meta_model = model()
+    assert [tuple(v.shape) for v in own(meta_model)] == [(2, 5)] * 4
+    x, y = regression_batch()
+    before = [v.numpy() for v in own(meta_model)]
+    meta_model.fit(x, y, batch_size=4, epochs=3, verbose=0)
+    for old, variable in zip(before, own(meta_model)):
+        assert np.all(np.any(variable.numpy() != old, axis=1))
+        assert np.any(variable.numpy()[0] != variable.numpy()[1])
+    meta_model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for a, b in zip(own(meta_model), own(loaded), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), meta_model.predict(x, verbose=0)
+    )
+
+
+def test_the_rows_of_a_step_are_used_at_that_step():
+    # By hand: ordinary Keras models whose layer has the row of the step.
+    x, y = regression_batch(tasks=1)
+    support = x["support_x"][0], x["support_y"][0]
+    meta_model = model()
+    rng = np.random.default_rng(0)
+    for variable in own(meta_model):
+        variable.assign(1 + 0.5 * rng.random(variable.shape))
+
+    by_hand = keras.models.clone_model(meta_model.learner)
+    by_hand.set_weights(meta_model.learner.get_weights())
+    norm = by_hand.layers[1]
+
+    def use_row(step):
+        for variable, stack in zip(norm.weights, own(meta_model)):
+            variable.assign(stack[step])
+
+    for step in range(2):
+        use_row(step)
+        before = by_hand.get_weights()
+        # `trainable=False` makes the layer use its stored statistics.
+        norm.trainable = False
+        by_hand.compile(keras.optimizers.SGD(0.1), loss="mse")
+        by_hand.train_on_batch(*support)
+        assert any(
+            np.any(a != b) for a, b in zip(before, by_hand.get_weights())
+        )
+    # The query set goes with the last step, whose row is still there.
+    expected = by_hand.predict(x["query_x"][0], verbose=0)
+    np.testing.assert_allclose(
+        meta_model.predict(x, verbose=0)[0], expected, rtol=1e-4, atol=1e-6
+    )
+    adapted = meta_model.adapt(*support)
+    np.testing.assert_allclose(
+        adapted.predict(x["query_x"][0], verbose=0),
+        expected,
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    # More steps than there are rows go on with the last one.
+    by_hand.train_on_batch(*support)
+    adapted = meta_model.adapt(*support, inner_steps=3)
+    np.testing.assert_allclose(
+        adapted.predict(x["query_x"][0], verbose=0),
+        by_hand.predict(x["query_x"][0], verbose=0),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_training_uses_the_batch_and_moves_the_rows_averages():
+    x, y = regression_batch(tasks=1)
+    meta_model = model()
+    hidden = x["support_x"][0] @ meta_model.learner.get_weights()[0]
+    meta_model.fit(x, y, batch_size=1, verbose=0)
+    mean = list(meta_model._untracked.outer.statistics.values())[0]
+    # Momentum 0.9, from 0; step 0 sees the support set alone.
+    np.testing.assert_allclose(
+        mean.numpy()[0], 0.1 * hidden.mean(0), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_gradient(steps):
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    x, y = regression_batch(tasks=2, dtype="float64")
+    oracle.assert_derivative(
+        model(inner_steps=steps, task_map="loop"), x, y, rel=1e-5
+    )
+
+
+def test_engines_agree():
+    x, y = regression_batch()
+    results = []
+    for task_map in ("loop", "vectorized"):
+        keras.utils.set_random_seed(0)
+        meta_model = model(task_map=task_map)
+        meta_model.fit(x, y, batch_size=4, epochs=2, verbose=0)
+        results.append([v.numpy() for v in own(meta_model)])
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
