@@ -92,7 +92,7 @@ def plot_ratios(summary, ours, path):
 
 
 def plot_scaling(results, path):
-    """Curves of time and memory by size; a line of slope one is linear."""
+    """Curves of time and memory by size, and what the arithmetic would be."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(
@@ -105,9 +105,10 @@ def plot_scaling(results, path):
             values, steps, growths = zip(*points)
             color = colors.setdefault(name, f"C{len(colors)}")
             times.plot(values, steps, "o-", color=color, label=name)
-            # What it would be if it grew in proportion to the size.
-            linear = [steps[-1] * value / values[-1] for value in values]
-            times.plot(values, linear, ":", color=color, linewidth=1)
+            # A layer's products grow with the square of its width.
+            power = 2 if flag == "width" else 1
+            work = [steps[-1] * (v / values[-1]) ** power for v in values]
+            times.plot(values, work, ":", color=color, linewidth=1)
             memory.plot(values, growths, "o-", color=color, label=name)
         times.set_xscale("log")
         times.set_yscale("log")
@@ -117,7 +118,7 @@ def plot_scaling(results, path):
         memory.set_xticks(ticks, [str(tick) for tick in ticks])
         memory.minorticks_off()
         times.legend(fontsize=8)
-    axes[0, 0].set_ylabel("seconds a step (dotted: in proportion)")
+    axes[0, 0].set_ylabel("seconds a step (dotted: the arithmetic)")
     axes[1, 0].set_ylabel("memory growth, MiB")
     figure.savefig(path, dpi=100)
     plt.close(figure)

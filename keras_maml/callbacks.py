@@ -9,6 +9,8 @@ from keras_maml.meta_gradients import FirstOrder
 from keras_maml.meta_gradients import SecondOrder
 from keras_maml.validation import check_integer
 
+__all__ = ["FirstOrderUntil", "PreAdaptationMetrics"]
+
 
 class PreAdaptationMetrics(keras.callbacks.Callback):
     """Logs what the model knows of tasks before it has adapted to them.

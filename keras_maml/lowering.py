@@ -153,11 +153,38 @@ def _sides(sizes):
     return sizes * 2 if len(sizes) == 1 else sizes
 
 
+def resize(images, *args, **kwargs):
+    """`tf.image.resize` that has second derivatives.
+
+    TensorFlow counts the gradient's own gradient as 0. Resizing is linear, so
+    its gradient is its transpose, and that of the transpose itself.
+    """
+    images = tf.convert_to_tensor(images)
+    if not images.dtype.is_floating:
+        return _originals["resize"](images, *args, **kwargs)
+    shape = tf.shape(images)
+
+    @tf.custom_gradient
+    def forward(x):
+        return _originals["resize"](x, *args, **kwargs), transposed
+
+    @tf.custom_gradient
+    def transposed(d_y):
+        zeros = tf.ensure_shape(tf.zeros(shape, images.dtype), images.shape)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(zeros)
+            y = _originals["resize"](zeros, *args, **kwargs)
+        return tape.gradient(y, zeros, d_y), forward
+
+    return forward(images)
+
+
 _REPLACEMENTS = {
-    "moments": moments,
-    "bias_add": bias_add,
-    "relu": relu,
-    "max_pool": max_pool,
+    "moments": (tf.nn, moments),
+    "bias_add": (tf.nn, bias_add),
+    "relu": (tf.nn, relu),
+    "max_pool": (tf.nn, max_pool),
+    "resize": (tf.image, resize),
 }
 
 
@@ -171,9 +198,9 @@ def exact_ops():
     global _depth
     with _lock:
         if _depth == 0:
-            for name, replacement in _REPLACEMENTS.items():
-                _originals[name] = getattr(tf.nn, name)
-                setattr(tf.nn, name, replacement)
+            for name, (module, replacement) in _REPLACEMENTS.items():
+                _originals[name] = getattr(module, name)
+                setattr(module, name, replacement)
         _depth += 1
     try:
         yield
@@ -182,4 +209,4 @@ def exact_ops():
             _depth -= 1
             if _depth == 0:
                 for name, original in _originals.items():
-                    setattr(tf.nn, name, original)
+                    setattr(_REPLACEMENTS[name][0], name, original)

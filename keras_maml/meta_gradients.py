@@ -9,6 +9,15 @@ import tensorflow as tf
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
+__all__ = [
+    "FirstOrder",
+    "Implicit",
+    "MetaGradient",
+    "Reptile",
+    "SecondOrder",
+    "get",
+]
+
 
 class MetaGradient:
     """Base class: the gradient of one task's outer loss.

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_maml.validation import check_integer
 
+__all__ = ["LastStep", "MultiStep", "OuterLoss", "get"]
+
 
 class OuterLoss:
     """Base class: the weights of the query losses after each inner step."""

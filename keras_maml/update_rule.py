@@ -167,7 +167,12 @@ class GradientRule(InnerOptimizer):
         for weight, gradient, slots, rate in zip(
             weights, self._clip(gradients), state, rates
         ):
-            rate = tf.cast(rate, weight.dtype)
+            # A Python number has all the digits that the weight's dtype has.
+            rate = (
+                tf.constant(rate, weight.dtype)
+                if isinstance(rate, float)
+                else tf.cast(rate, weight.dtype)
+            )
             if self.weight_decay:
                 weight -= weight * self.weight_decay * rate
             weight, slots = self.step(gradient, slots, weight, rate, step)
