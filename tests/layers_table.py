@@ -15,6 +15,8 @@ from keras import layers
 
 import keras_maml
 
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "layers.md"
+
 VECTOR, SEQUENCE, IMAGE, VOLUME = (4,), (4, 3), (6, 6, 2), (4, 4, 4, 2)
 TOKENS = "tokens"
 
@@ -276,13 +278,13 @@ OTHERS = {
 
 
 def exported():
-    """The names of the layer classes, each by the name it was given."""
-    classes = (
-        getattr(layers, name)
-        for name in dir(layers)
-        if inspect.isclass(getattr(layers, name))
-    )
-    return {c.__name__ for c in classes if issubclass(c, layers.Layer)}
+    """The names, of which there may be several, of each layer class."""
+    names = {}
+    for name in dir(layers):
+        value = getattr(layers, name)
+        if inspect.isclass(value) and issubclass(value, layers.Layer):
+            names.setdefault(value, set()).add(name)
+    return list(names.values())
 
 
 def twice(layer):
@@ -408,14 +410,13 @@ def main():
             words.append(NOTES[name])
         rows.append((name, "; ".join(words), f"{error:.0e}"))
         print(*rows[-1], flush=True)
-    page = pathlib.Path(__file__).parent.parent / "docs" / "layers.md"
-    before, _, rest = page.read_text().partition("<!-- layers -->")
+    before, _, rest = PAGE.read_text().partition("<!-- layers -->")
     _, _, after = rest.partition("<!-- end of layers -->")
     table = ["| layer | | relative difference |", "|---|---|---|"]
     table += [f"| {a} | {b} | {c} |" for a, b, c in rows]
     others = [f"- {why}: {', '.join(n)}" for why, n in OTHERS.items()]
     text = "\n".join([*table, "", "Not layers of a learner:", "", *others])
-    page.write_text(
+    PAGE.write_text(
         f"{before}<!-- layers -->\n{text}\n<!-- end of layers -->{after}"
     )
 

@@ -1,6 +1,5 @@
 """Any Keras layer meta-trains, or is known not to."""
 
-import keras
 import pytest
 
 from tests import layers_table
@@ -8,9 +7,13 @@ from tests.layers_table import CASES
 
 
 def test_every_exported_layer_is_known():
-    others = {n for names in layers_table.OTHERS.values() for n in names}
-    # Of another version of Keras: add what is new to the table.
-    assert layers_table.exported() - others - set(CASES) == set()
+    known = {n for names in layers_table.OTHERS.values() for n in names}
+    known |= set(CASES)
+    page = layers_table.PAGE.read_text()
+    for names in layers_table.exported():
+        # Of another version of Keras: add what is new to the table.
+        assert names & known, names
+        assert any(name in page for name in names & known), names
 
 
 # A few of each kind every day; all of them are `slow` together.
@@ -44,12 +47,3 @@ def test_meta_gradient_equals_differences(name):
         assert error > 1e-3
     else:
         assert error < layers_table.tolerance(name)
-
-
-def test_the_page_has_every_layer():
-    page = (
-        layers_table.pathlib.Path(__file__).parent.parent / "docs" / "layers.md"
-    ).read_text()
-    for name in layers_table.exported():
-        assert name in page, name
-    assert keras.__version__.startswith("3.")
