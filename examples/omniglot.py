@@ -1,15 +1,18 @@
 """Few-shot classification: characters, each from one or a few drawings.
 
-Meta-trains the paper's convolutional network on Omniglot, or on generated
-glyphs where there is nothing to download, and judges it on classes that it has
-never seen. It ends with a table of accuracies and a picture of one episode.
+Meta-trains the paper's convolutional network, by MAML or another algorithm of
+the family, on Omniglot, or on generated glyphs where there is nothing to
+download, and judges it on classes that it has never seen. It ends with a table
+of accuracies and a picture of one episode.
 
     python examples/omniglot.py --dataset=glyphs
     python examples/omniglot.py --n_way=5 --k_shot=1 --iterations=10000
+    python examples/omniglot.py --algorithm=reptile --iterations=1000
 """
 
-import math
+import json
 import os
+import resource
 import time
 
 # Before TensorFlow is imported: its start-up messages are no news here.
@@ -42,25 +45,30 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "q_query", 1, "Query examples of each class.", lower_bound=1
 )
+flags.DEFINE_enum(
+    "algorithm", "maml", keras_maml.algorithms.__all__, "What is trained."
+)
 flags.DEFINE_integer(
     "inner_steps",
     None,
     "Gradient steps on a support set in training. By default 1 for fewer than "
-    "20 classes and 5 otherwise, as in the paper.",
+    "20 classes and 5 otherwise, as in the paper; 10 for Reptile and 16 for "
+    "iMAML.",
     lower_bound=0,
 )
 flags.DEFINE_integer(
     "evaluation_steps",
     None,
     "Gradient steps in the test. By default 3 for fewer than 20 classes and 5 "
-    "otherwise, as in the paper.",
+    "otherwise, as in the paper; 50 for Reptile and 16 for iMAML.",
     lower_bound=0,
 )
 flags.DEFINE_float(
     "inner_rate",
-    2.0,
+    None,
     "Learning rate of the inner loop. The paper's 0.4 (5-way) and 0.1 (20-way) "
-    "are for the sum over classes; for the mean, used here, both are 2.0.",
+    "are for the sum over classes; for the mean, used here, both are 2.0, the "
+    "default of most algorithms.",
     lower_bound=0.0,
 )
 flags.DEFINE_float(
@@ -71,16 +79,11 @@ flags.DEFINE_float(
     lower_bound=0.0,
 )
 flags.DEFINE_enum(
-    "meta_gradient",
-    "second_order",
-    ["second_order", "first_order"],
-    "MAML, or its first-order approximation.",
-)
-flags.DEFINE_enum(
     "normalization",
-    "transductive",
-    ["transductive", "support", "moving"],
-    "Statistics of batch normalisation, see MetaModel.",
+    None,
+    ["transductive", "support", "moving", "per_step"],
+    "Statistics of batch normalisation, see MetaModel. By default the "
+    "algorithm's own.",
 )
 flags.DEFINE_integer(
     "meta_batch_size",
@@ -96,9 +99,16 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_float(
+    "minutes",
+    None,
+    "As many training steps as fit in, in the place of --iterations.",
+    lower_bound=0.0,
+)
+flags.DEFINE_float(
     "learning_rate",
     4e-3,
-    "Adam's learning rate at the start; it falls to 0 along a cosine.",
+    "Adam's learning rate at the start; it falls to 0 along a cosine. Reptile "
+    "has gradient descent instead, at a rate that falls from 1 to 0.",
     lower_bound=0.0,
 )
 flags.DEFINE_integer(
@@ -114,12 +124,23 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "output_dir", "outputs/omniglot", "Gets the picture and the model."
 )
+flags.DEFINE_string(
+    "results", None, "A file that gets a line with the result, as JSON."
+)
 flags.DEFINE_enum(
     "progress", "bar", ["bar", "line"], "A bar, or a line an epoch."
 )
 
 # Of 1,623 characters; the paper has 1,200 for training and 423 for the test.
 SPLIT = (1100, 100, 423)
+
+
+# What an algorithm has in the place of the defaults of the others: inner rate,
+# inner steps in training and in the test.
+RATES = {"reptile": 5e-4, "imaml": 1.0, "proto_maml": 0.5, "cavia": 5.0}
+STEPS = {"reptile": (10, 50), "imaml": (16, 16)}
+# Reptile trains on more examples of a class than it is tested on.
+REPTILE_SHOTS = 10
 
 
 def by_ways(n_way, few, many):
@@ -129,11 +150,14 @@ def by_ways(n_way, few, many):
 
 def load_tasks(config):
     """Distributions of training, validation and test tasks."""
-    sizes = (config.n_way, config.k_shot, config.q_query)
+    sizes = [(config.n_way, config.k_shot, config.q_query)] * 3
+    if config.algorithm == "reptile":
+        shots = max(REPTILE_SHOTS, config.k_shot)
+        sizes[0] = (config.n_way, shots, config.q_query)
     if config.dataset == "glyphs":
         return [
-            tasks.Glyphs(*sizes, split=split, seed=config.seed)
-            for split in ("train", "validation", "test")
+            tasks.Glyphs(*size, split=split, seed=config.seed)
+            for size, split in zip(sizes, ("train", "validation", "test"))
         ]
     characters = tasks.from_tfds(
         "omniglot",
@@ -141,63 +165,145 @@ def load_tasks(config):
         data_dir=config.data_dir,
         preprocess=tasks.preprocess_omniglot,
     )
+    pools = characters.split(*SPLIT, seed=0)
     return [
-        pool.episodes(*sizes, rotations=True, seed=config.seed)
-        for pool in characters.split(*SPLIT, seed=0)
+        pool.episodes(*size, rotations=True, seed=config.seed)
+        for size, pool in zip(sizes, pools)
     ]
 
 
-def epochs(config):
-    """The number of epochs, and of training steps in each."""
-    steps_per_epoch = min(config.iterations, 500)
-    return -(-config.iterations // steps_per_epoch), steps_per_epoch
+def learner_with_context(n_way, seed, units=100, filters=64):
+    """conv4 whose feature maps are scaled and shifted by context parameters."""
+    layers = keras.layers
+    x = h = keras.Input((28, 28, 1))
+    context = keras_maml.ContextInput(units)(x)
+
+    def from_context(i):
+        initializer = keras.initializers.GlorotUniform(100 * seed + i)
+        values = layers.Dense(filters, kernel_initializer=initializer)(context)
+        return layers.Reshape((1, 1, filters))(values)
+
+    for i in range(4):
+        h = layers.Conv2D(
+            filters,
+            3,
+            strides=2,
+            padding="same",
+            kernel_initializer=keras.initializers.GlorotUniform(seed + i),
+        )(h)
+        h = layers.BatchNormalization(scale=False)(h)
+        scaled = layers.Multiply()([h, from_context(10 + i)])
+        h = layers.Add()([h, scaled, from_context(20 + i)])
+        h = layers.ReLU()(h)
+    h = layers.GlobalAveragePooling2D()(h)
+    h = layers.Concatenate()([h, context])
+    return keras.Model(x, layers.Dense(n_way)(h))
 
 
-def make_model(config):
-    steps = config.inner_steps
-    evaluation_steps = config.evaluation_steps
-    if steps is None:
-        steps = by_ways(config.n_way, 1, 5)
-    if evaluation_steps is None:
-        evaluation_steps = by_ways(config.n_way, 3, 5)
-    meta_model = keras_maml.MetaModel(
-        keras_maml.learners.conv4(
-            n_way=config.n_way,
+def make_model(config, iterations):
+    """The model, compiled for so many training steps."""
+    name = config.algorithm
+    if name == "cavia":
+        learner = learner_with_context(config.n_way, config.seed)
+    else:
+        learner = keras_maml.learners.conv4(
+            n_way=None if name == "proto_maml" else config.n_way,
             head_stddev=config.head_stddev,
             seed=config.seed,
-        ),
-        inner_optimizer=config.inner_rate,
-        inner_steps=steps,
-        evaluation_steps=evaluation_steps,
-        meta_gradient=config.meta_gradient,
-        normalization=config.normalization,
+        )
+    steps, evaluation_steps = STEPS.get(
+        name, by_ways(config.n_way, (1, 3), (5, 5))
     )
+    if config.inner_steps is not None:
+        steps = config.inner_steps
+    if config.evaluation_steps is not None:
+        evaluation_steps = config.evaluation_steps
+    rate = config.inner_rate
+    if rate is None:
+        rate = RATES.get(name, 2.0)
+    settings = {"inner_steps": steps, "evaluation_steps": evaluation_steps}
+    if config.normalization is not None:
+        settings["normalization"] = config.normalization
+    if name in ("meta_sgd", "maml_plus_plus"):
+        settings["inner_rate"] = rate
+    elif name == "reptile":
+        settings["inner_optimizer"] = keras_maml.inner_optimizers.Adam(
+            rate, beta_1=0.0
+        )
+        settings["inner_batch_size"] = by_ways(config.n_way, 10, 20)
+    else:
+        settings["inner_optimizer"] = rate
+    if name == "maml_plus_plus":
+        settings["annealing_iterations"] = max(iterations // 6, 1)
+    if name == "imaml":
+        settings["proximal"] = 0.2
+    meta_model = getattr(keras_maml.algorithms, name)(learner, **settings)
+    schedules = keras.optimizers.schedules
+    if name == "reptile":
+        optimizer = keras.optimizers.SGD(
+            schedules.PolynomialDecay(1.0, iterations, 0.0)
+        )
+    else:
+        optimizer = keras.optimizers.Adam(
+            schedules.CosineDecay(config.learning_rate, iterations)
+        )
     meta_model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(
-                config.learning_rate, math.prod(epochs(config))
-            )
-        ),
+        optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     return meta_model
 
 
+class Times(keras.callbacks.Callback):
+    """When training steps ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ends.append(time.perf_counter())
+
+    def seconds(self):
+        """The median of a step; the first one is not like the others."""
+        return float(np.median(np.diff(self.ends)))
+
+
+def count_iterations(config, stream):
+    """How many training steps take the minutes asked for."""
+    times = Times()
+    make_model(config, 1).fit(
+        stream, steps_per_epoch=12, callbacks=[times], shuffle=False, verbose=0
+    )
+    return max(round(60 * config.minutes / times.seconds()), 1)
+
+
 def train(config):
-    """Meta-trains and tests; returns the model, the test tasks and scores."""
-    keras.utils.set_random_seed(config.seed)
+    """Meta-trains and tests; returns the model, test tasks, scores, times."""
     train_tasks, validation_tasks, test_tasks = load_tasks(config)
-    meta_model = make_model(config)
-    meta_batch = config.meta_batch_size or by_ways(config.n_way, 32, 16)
-    number_of_epochs, steps_per_epoch = epochs(config)
+    meta_batch = config.meta_batch_size
+    if meta_batch is None:
+        meta_batch = by_ways(config.n_way, 32, 16)
+        if config.algorithm == "reptile":
+            meta_batch = 5
+    stream = train_tasks.batch(meta_batch)
+    iterations = config.iterations
+    if config.minutes is not None:
+        iterations = count_iterations(config, stream)
+    keras.utils.set_random_seed(config.seed)
+    steps_per_epoch = min(iterations, 500)
+    epochs = -(-iterations // steps_per_epoch)
+    meta_model = make_model(config, epochs * steps_per_epoch)
+    times = Times()
     meta_model.fit(
-        train_tasks.batch(meta_batch),
+        stream,
         steps_per_epoch=steps_per_epoch,
-        epochs=number_of_epochs,
+        epochs=epochs,
         validation_data=validation_tasks.batch(
             meta_batch, count=10 * meta_batch
         ),
+        callbacks=[times],
         shuffle=False,
         verbose=1 if config.progress == "bar" else 2,
     )
@@ -207,7 +313,7 @@ def train(config):
         keras.metrics.sparse_categorical_accuracy,
         inner_steps=sorted({0, 1, meta_model.evaluation_steps}),
     )
-    return meta_model, test_tasks, scores
+    return meta_model, test_tasks, scores, times
 
 
 def draw_episode(meta_model, test_tasks, path):
@@ -217,7 +323,7 @@ def draw_episode(meta_model, test_tasks, path):
     x, y = test_tasks.episode(0)
     logits = meta_model.predict({k: v[None] for k, v in x.items()}, verbose=0)
     predicted = np.argmax(logits[0], axis=-1)
-    n_way = meta_model.learner.output_shape[-1]
+    n_way = logits.shape[-1]
     support = [x["support_x"][x["support_y"] == c] for c in range(n_way)]
     queries = [np.flatnonzero(y == c) for c in range(n_way)]
     shots, asked = len(support[0]), len(queries[0])
@@ -253,16 +359,35 @@ def draw_episode(meta_model, test_tasks, path):
     plt.close(figure)
 
 
+def write_result(meta_model, scores, times):
+    """Appends a line to the file of --results."""
+    result = {
+        "algorithm": FLAGS.algorithm,
+        "iterations": int(meta_model.optimizer.iterations),
+        "seconds_per_step": times.seconds() if len(times.ends) > 1 else None,
+        "accuracy": {steps: score.mean for steps, score in scores.items()},
+        "ci95": {steps: score.ci95 for steps, score in scores.items()},
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "flags": {
+            name: FLAGS[name].value
+            for name in ("n_way", "k_shot", "minutes", "seed", "test_episodes")
+        },
+    }
+    with open(FLAGS.results, "a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     logging.set_verbosity(logging.ERROR)
     keras_maml.configure_threads()
     started = time.time()
-    meta_model, test_tasks, scores = train(FLAGS)
+    meta_model, test_tasks, scores, times = train(FLAGS)
     minutes = (time.time() - started) / 60
     print(
-        f"\n{FLAGS.dataset}, {FLAGS.n_way}-way {FLAGS.k_shot}-shot, "
+        f"\n{FLAGS.algorithm}, {FLAGS.dataset}, {FLAGS.n_way}-way "
+        f"{FLAGS.k_shot}-shot, "
         f"{FLAGS.test_episodes} test episodes of unseen classes, "
         f"{minutes:.1f} minutes in all:"
     )
@@ -271,6 +396,8 @@ def main(argv):
         print(
             f"{steps:11d}   {100 * score.mean:.2f} ± {100 * score.ci95:.2f} %"
         )
+    if FLAGS.results is not None:
+        write_result(meta_model, scores, times)
     os.makedirs(FLAGS.output_dir, exist_ok=True)
     picture = os.path.join(FLAGS.output_dir, "episode.png")
     draw_episode(meta_model, test_tasks, picture)

@@ -79,7 +79,7 @@ def mlp(
 
 def conv4(
     input_shape: Sequence[int] = (28, 28, 1),
-    n_way: int = 5,
+    n_way: int | None = 5,
     *,
     filters: int = 64,
     max_pool: bool = False,
@@ -97,7 +97,8 @@ def conv4(
     Args:
         input_shape: tuple `(height, width, channels)`. Defaults to
             `(28, 28, 1)`.
-        n_way: int, the number of classes of a task. Defaults to `5`.
+        n_way: int, the number of classes of a task; `None` leaves the linear
+            layer out, for `head_init="prototypes"`. Defaults to `5`.
         filters: int, of each convolution. Defaults to `64`.
         max_pool: bool, the max-pooled form. Defaults to `False`.
         head_stddev: float, standard deviation of the normal from which the
@@ -109,7 +110,7 @@ def conv4(
 
     Returns:
         A `keras.Sequential` from `(batch, height, width, channels)` to logits
-        `(batch, n_way)`.
+        `(batch, n_way)`, or to features if `n_way` is `None`.
 
     Raises:
         ValueError: if `input_shape` does not have three axes, is too small for
@@ -136,7 +137,8 @@ def conv4(
             f"Received: input_shape={input_shape}"
         )
     _check_positive("input_shape", *input_shape)
-    _check_positive("n_way", n_way)
+    if n_way is not None:
+        _check_positive("n_way", n_way)
     _check_positive("filters", filters)
     if max_pool and min(input_shape[:2]) < 16:
         raise ValueError(
@@ -167,6 +169,8 @@ def conv4(
         model.add(layers.Flatten(name="flatten"))
     else:
         model.add(layers.GlobalAveragePooling2D(name="mean"))
+    if n_way is None:
+        return model
     if max_pool and head_stddev is None:
         head_initializer = keras.initializers.GlorotUniform(
             _layer_seed(seed, 4)

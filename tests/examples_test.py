@@ -260,7 +260,7 @@ def test_omniglot_on_glyphs(load, tmp_path):
         "--test_episodes=2",
         "--progress=line",
     )
-    meta_model, test_tasks, scores = example.train(flags.FLAGS)
+    meta_model, test_tasks, scores, _ = example.train(flags.FLAGS)
     assert sorted(scores) == [0, 1, 3]
     assert all(0 <= score.mean <= 1 for score in scores.values())
     assert int(meta_model.optimizer.iterations) == 2
