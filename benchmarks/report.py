@@ -122,3 +122,55 @@ def plot_scaling(results, path):
     axes[1, 0].set_ylabel("memory growth, MiB")
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def accuracy_table(results):
+    """Accuracies of algorithms on held-out tasks, the best first."""
+    rows = [
+        "| algorithm | before | after 1 step | after all steps | "
+        "outer steps | a step | peak memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, line in _by_accuracy(results):
+        accuracy, ci95 = line["accuracy"], line["ci95"]
+        cells = [
+            f"{100 * accuracy[steps]:.1f} ± {100 * ci95[steps]:.1f} %"
+            for steps in ("0", "1", _last(line))
+        ]
+        cells[2] = f"**{cells[2]}** ({_last(line)})"
+        rows.append(
+            f"| `{name}` | {' | '.join(cells)} | {line['iterations']} | "
+            f"{seconds(line['seconds_per_step'])} | "
+            f"{line['peak_mib']:.0f} MiB |"
+        )
+    return "\n".join(rows)
+
+
+def plot_accuracy(results, path):
+    """Bars of the accuracies after all inner steps, with their intervals."""
+    from matplotlib import pyplot as plt
+
+    ordered = _by_accuracy(results)[::-1]
+    names = [name for name, _ in ordered]
+    last = [100 * line["accuracy"][_last(line)] for _, line in ordered]
+    error = [100 * line["ci95"][_last(line)] for _, line in ordered]
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    axis.barh(names, last, xerr=error, color="C0", ecolor="black")
+    axis.set_xlabel("accuracy on held-out classes, % (with 95 % interval)")
+    axis.set_xlim(0, 100)
+    for position, value in enumerate(last):
+        axis.text(value / 2, position, f"{value:.1f}", color="white")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _by_accuracy(results):
+    return sorted(
+        results.items(),
+        key=lambda item: -item[1]["accuracy"][_last(item[1])],
+    )
+
+
+def _last(line):
+    """The largest number of inner steps, as the results name it."""
+    return max(line["accuracy"], key=int)

@@ -68,11 +68,12 @@ def check_layers(learner):
     """Raises `ValueError` if the learner has a layer that would go wrong."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     for layer in learner._flatten_layers():
-        if layer.compute_dtype == "float16":
+        if layer.variable_dtype == "float16":
             raise ValueError(
-                "A learner in float16 is not supported: the small gradients of "
-                "the inner loop would become 0. Use `mixed_bfloat16`. "
-                f"Received: layer {layer.name!r} that computes in float16"
+                "Weights in float16 are not supported: the small steps of the "
+                "inner loop would become 0. Use `mixed_float16` or "
+                "`mixed_bfloat16`. "
+                f"Received: layer {layer.name!r} with weights in float16"
             )
         if getattr(layer, "synchronized", False):
             raise ValueError(
@@ -86,6 +87,13 @@ def check_layers(learner):
                 f"`use_cudnn=False`. Received: layer {layer.name!r} with "
                 f"use_cudnn={layer.use_cudnn!r}"
             )
+
+
+def is_half(learner):
+    """Whether some layer computes in float16, whose gradients may vanish."""
+    return any(
+        layer.compute_dtype == "float16" for layer in learner._flatten_layers()
+    )
 
 
 def masks(outputs):

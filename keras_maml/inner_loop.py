@@ -41,6 +41,7 @@ def inner_loop(
     second_order,
     unrolled_steps,
     watch=None,
+    loss_scale=1.0,
 ):
     """Takes `steps` gradient steps on the support loss.
 
@@ -62,6 +63,9 @@ def inner_loop(
             a graph. Those after them share the nodes of a loop.
         watch: optional function with the arguments of `support_loss` that
             returns a scalar, to be had before each step but the first.
+        loss_scale: float, by which the loss is multiplied before it is
+            derived, and its gradients divided after, for gradients that would
+            be too small for their dtype.
 
     Returns:
         An `Adapted`.
@@ -88,10 +92,13 @@ def inner_loop(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             loss, state = support_loss(number, weights, state, frozen)
+            scaled = loss if loss_scale == 1.0 else loss * loss_scale
         gradients = [
             _dense(gradient, weight)
-            for gradient, weight in zip(tape.gradient(loss, weights), weights)
+            for gradient, weight in zip(tape.gradient(scaled, weights), weights)
         ]
+        if loss_scale != 1.0:
+            gradients = [gradient / loss_scale for gradient in gradients]
         # As ever in Keras, derivatives do not go through moving averages.
         state = tf.nest.map_structure(_constant, state)
         if not second_order:

@@ -47,14 +47,13 @@ class MetaTrainer:
 
     def train_step(self, data):
         mean, logs = self._step(data, training=True)
-        weights = self.trainable_variables
-        if not self.optimizer.built:
-            _build(self.optimizer, weights)
         # In the order in which Keras builds a loaded model's optimizer.
         gradients = dict(
             zip(map(id, self._outer_variables()), mean["gradients"])
         )
-        self.optimizer.apply_gradients((gradients[id(v)], v) for v in weights)
+        self.optimizer.apply_gradients(
+            (gradients[id(v)], v) for v in self.trainable_variables
+        )
         functional.assign_state(
             self.learner,
             mean["state"],
@@ -76,6 +75,8 @@ class MetaTrainer:
         tasks = self._tasks(x)
         y, sample_weight = contract.check_targets(tasks["x"], y, sample_weight)
         tasks["y"] = y
+        if training:
+            self._prepare_optimizer()
         if sample_weight is not None:
             tasks["sample_weight"] = sample_weight
         theta = self._theta()
@@ -147,6 +148,19 @@ class MetaTrainer:
             tasks["x"], y, y_pred, sample_weight=sample_weight
         )
         return mean, logs
+
+    def _prepare_optimizer(self):
+        if functional.is_half(self.learner) and not isinstance(
+            self.optimizer, keras.optimizers.LossScaleOptimizer
+        ):
+            raise ValueError(
+                "A learner in mixed_float16 needs a scaled loss. Compile with "
+                "`keras.optimizers.LossScaleOptimizer(optimizer)`. "
+                f"Received: optimizer={self.optimizer!r}"
+            )
+        # Before the loss, whose scale is a variable once it is built.
+        if not self.optimizer.built:
+            _build(self.optimizer, self.trainable_variables)
 
     def _theta(self):
         return [

@@ -13,6 +13,10 @@ from keras_maml import prototypes
 from keras_maml.inner_loop import UNROLLED_STEPS
 from keras_maml.inner_loop import inner_loop
 
+# float16 ends at 65504 and loses what is below 6e-8. A fixed scale, unlike the
+# outer loop's: an overflow here would reach the state that tasks hand on.
+_HALF_SCALE = 1024.0
+
 
 class AdaptedTask(NamedTuple):
     """The learner after a task's inner loop.
@@ -98,6 +102,7 @@ class TaskLearner:
         self.inner_batch_size = inner_batch_size
         self.n_way = n_way
         self.training = training
+        self.loss_scale = _HALF_SCALE if functional.is_half(learner) else 1.0
         self.batch_norms = normalization_lib.batch_normalization_layers(learner)
         if per_step_norm is not None:
             # The rows of all steps move in the outer loop alone.
@@ -217,6 +222,7 @@ class TaskLearner:
                 else self.steps
             ),
             watch=None if watch is None else lambda *at: watch(task_at(*at)),
+            loss_scale=self.loss_scale,
         )
         result = task_at(self.steps, adapted.weights, adapted.state, frozen)
 

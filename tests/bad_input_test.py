@@ -124,8 +124,8 @@ CONSTRUCTION = {
         "layers whose names are unique",
     ),
     "layer in float16": (
-        lambda: keras_maml.MetaModel(one_layer(dtype="mixed_float16")),
-        "A learner in float16 is not supported",
+        lambda: keras_maml.MetaModel(one_layer(dtype="float16")),
+        "Weights in float16 are not supported",
     ),
     "statistics over devices": (
         lambda: keras_maml.MetaModel(
