@@ -235,6 +235,10 @@ def make_model(config, iterations):
         settings["inner_optimizer"] = rate
     if name == "maml_plus_plus":
         settings["annealing_iterations"] = max(iterations // 6, 1)
+        for layer in learner.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # Its averages are used; these follow in tens of steps.
+                layer.momentum = 0.9
     if name == "imaml":
         settings["proximal"] = 0.2
     meta_model = getattr(keras_maml.algorithms, name)(learner, **settings)

@@ -62,3 +62,76 @@ def test_the_table_has_the_ratio_to_the_fastest_peer(tmp_path):
     assert path.read_text() == "a\n<!-- t -->\nnew\n<!-- end of t -->\nb\n"
     with pytest.raises(ValueError, match="has no"):
         report.replace(path, "other", "new")
+
+
+def accuracy_line(name, last, minutes=1.0):
+    return {
+        "algorithm": name,
+        "iterations": 7,
+        "seconds_per_step": 0.5,
+        "accuracy": {"0": 0.05, "1": 0.2, "10": last},
+        "ci95": {"0": 0.01, "1": 0.01, "10": 0.01},
+        "peak_mib": 1000.4,
+        "flags": {
+            "n_way": 20,
+            "k_shot": 1,
+            "minutes": minutes,
+            "seed": 0,
+            "test_episodes": 600,
+        },
+    }
+
+
+def test_algorithms_are_ordered_by_their_last_accuracy(tmp_path):
+    results = {
+        "worse": accuracy_line("worse", 0.3),
+        "better": accuracy_line("better", 0.4),
+    }
+    table = report.accuracy_table(results).splitlines()
+    assert table[2] == (
+        "| `better` | 5.0 ± 1.0 % | 20.0 ± 1.0 % | **40.0 ± 1.0 %** (10) | "
+        "7 | 500 ms | 1000 MiB |"
+    )
+    assert table[3].startswith("| `worse` |")
+    report.plot_accuracy(results, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
+    from absl import flags
+
+    from benchmarks import algorithms
+
+    path = tmp_path / "results.jsonl"
+    (tmp_path / "images").mkdir()
+    page = tmp_path / "algorithms.md"
+    page.write_text("<!-- results -->\n<!-- end of results -->\n")
+    names = ["maml", "anil", "boil"]
+    # A result of another budget is another comparison's.
+    path.write_text(
+        json.dumps(accuracy_line("maml", 0.4))
+        + "\n"
+        + json.dumps(accuracy_line("anil", 0.4, minutes=5.0))
+        + "\n"
+    )
+    started = []
+
+    def run(name, path):
+        started.append(name)
+        with open(path, "a") as file:
+            file.write(json.dumps(accuracy_line(name, 0.5)) + "\n")
+
+    monkeypatch.setattr(algorithms, "run", run)
+    flags.FLAGS(
+        [
+            "algorithms",
+            "--minutes=1",
+            f"--algorithms={','.join(names)}",
+            f"--results={path}",
+            f"--docs={tmp_path}",
+        ]
+    )
+    algorithms.main(["algorithms"])
+    assert started == ["anil", "boil"]
+    for name in names:
+        assert f"`{name}`" in page.read_text()

@@ -1,6 +1,7 @@
 """Drives the examples: each at its smallest, for real, with its own flags."""
 
 import importlib
+import json
 import os
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
+import keras_maml
 from keras_maml import tasks
 
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
@@ -250,20 +252,50 @@ def test_gaussian_estimates_are_optimal(load):
             assert np.all(moved > objective(estimate, prior))
 
 
-def test_omniglot_on_glyphs(load, tmp_path):
+@pytest.mark.parametrize(
+    "algorithm",
+    ["maml"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in keras_maml.algorithms.__all__
+        if name != "maml"
+    ],
+)
+def test_omniglot_on_glyphs(load, tmp_path, algorithm):
     example = load(
         "omniglot",
         "--dataset=glyphs",
+        f"--algorithm={algorithm}",
         "--n_way=2",
         "--iterations=2",
         "--meta_batch_size=2",
         "--test_episodes=2",
         "--progress=line",
+        f"--results={tmp_path / 'results.jsonl'}",
+        f"--output_dir={tmp_path}",
     )
-    meta_model, test_tasks, scores, _ = example.train(flags.FLAGS)
-    assert sorted(scores) == [0, 1, 3]
-    assert all(0 <= score.mean <= 1 for score in scores.values())
-    assert int(meta_model.optimizer.iterations) == 2
-    picture = tmp_path / "episode.png"
-    example.draw_episode(meta_model, test_tasks, picture)
-    assert is_picture(picture)
+    example.main(["omniglot"])
+    result = json.loads((tmp_path / "results.jsonl").read_text())
+    assert result["algorithm"] == algorithm
+    assert result["iterations"] == 2
+    steps = {"reptile": "50", "imaml": "16"}.get(algorithm, "3")
+    assert sorted(result["accuracy"]) == sorted(["0", "1", steps])
+    assert all(0 <= mean <= 1 for mean in result["accuracy"].values())
+    assert is_picture(tmp_path / "episode.png")
+    assert (tmp_path / "saved_model").is_dir()
+
+
+def test_omniglot_for_some_minutes(load):
+    example = load(
+        "omniglot",
+        "--dataset=glyphs",
+        "--n_way=2",
+        "--minutes=0.001",
+        "--meta_batch_size=2",
+        "--test_episodes=2",
+        "--progress=line",
+    )
+    meta_model, _, _, times = example.train(flags.FLAGS)
+    assert int(meta_model.optimizer.iterations) == len(times.ends)
+    # 60 ms of steps that take some milliseconds each.
+    assert 1 <= len(times.ends) <= 60
