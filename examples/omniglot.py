@@ -95,7 +95,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "iterations",
     200,
-    "Training steps, rounded up to fill epochs of 500.",
+    "Training steps, rounded up to fill epochs of up to 500.",
     lower_bound=1,
 )
 flags.DEFINE_float(
@@ -296,8 +296,8 @@ def train(config):
     if config.minutes is not None:
         iterations = count_iterations(config, stream)
     keras.utils.set_random_seed(config.seed)
-    steps_per_epoch = min(iterations, 500)
-    epochs = -(-iterations // steps_per_epoch)
+    epochs = -(-iterations // 500)
+    steps_per_epoch = -(-iterations // epochs)
     meta_model = make_model(config, epochs * steps_per_epoch)
     times = Times()
     meta_model.fit(

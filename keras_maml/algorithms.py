@@ -311,7 +311,7 @@ def maml_plus_plus(
         Antoniou et al., 2019, "How to train your MAML", section 4.
         Deviations: at evaluation the statistics of step i are used at step i,
         as the paper describes; its released code keeps them and uses the
-        batch's. Rates and query losses begin with the first step.
+        batch's. Rates are for each variable of a layer, as in that code.
     """
     return _make(
         kwargs,

@@ -19,7 +19,23 @@ def check(meta_model):
                 "so their scales would not be trained. "
                 'Received: normalization="per_step"'
             )
+    if gradient.proximal and getattr(
+        meta_model.inner_optimizer, "weight_decay", None
+    ):
+        raise ValueError(
+            "The implicit gradient holds where the inner loop ends at a "
+            "minimum, which weight decay moves. Put it into the learner as an "
+            "L2 regulariser. Received: weight_decay="
+            f"{meta_model.inner_optimizer.weight_decay}"
+        )
     if meta_model.head_init is not None:
+        rate = getattr(meta_model.inner_optimizer, "learning_rate", None)
+        if getattr(rate, "per", "model") != "model":
+            raise ValueError(
+                "A head that starts from prototypes has no weights of its own "
+                'to learn rates for; use `LearnedRate(per="model")`. '
+                f"Received: per={rate.per!r}"
+            )
         if gradient.proximal:
             raise ValueError(
                 "A head that starts from prototypes is not part of θ, from "

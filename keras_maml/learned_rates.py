@@ -44,8 +44,9 @@ class LearnedRate:
 
     Reference:
         `per="weight"`: Li et al., 2017, "Meta-SGD: Learning to Learn Quickly
-        for Few-Shot Learning", equation 2. `per="layer", per_step=True`:
-        Antoniou et al., 2019, "How to train your MAML", section 4, LSLR.
+        for Few-Shot Learning", equation 2. `per="variable"` with `per_step`:
+        Antoniou et al., 2019, "How to train your MAML", section 4, LSLR, as
+        in its released code; the paper speaks of one rate for a layer.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class LearnedRate:
         if self.per == "model":
             shapes = shapes[:1]
         first = (steps,) if self.per_step else ()
-        return [np.full(first + s, self.initial, "float32") for s in shapes]
+        floatx = keras.backend.floatx()
+        return [np.full(first + s, self.initial, floatx) for s in shapes]
 
     def rates(self, values: Sequence, step: Any, count: int) -> list:
         """The rate of each adapted weight at a step.

@@ -260,8 +260,12 @@ class Implicit(MetaGradient):
             outer.watch(weights)
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(moving)
-                support_loss = adapted.support_loss(weights)
-            support_gradient = _gradients(inner, support_loss, moving)
+                # Scaled where the learner computes in half precision.
+                scaled = adapted.support_loss(weights) * adapted.loss_scale
+            support_gradient = [
+                g / adapted.loss_scale
+                for g in _gradients(inner, scaled, moving)
+            ]
 
         def product(vector):
             """(I + H/λ) times a vector."""

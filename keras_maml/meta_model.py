@@ -71,8 +71,9 @@ class MetaModel(MetaTrainer, keras.Model):
             `None`.
         inner_batch_size: int, the support examples of each inner step: the
             next ones of the support set, in turn. So it should come shuffled,
-            as that of `keras_maml.tasks` does. A support set that is not
-            larger is used whole, as always by default.
+            as that of `keras_maml.tasks` does; rows of padding count as
+            examples here. A support set that is not larger is used whole, as
+            always by default.
         inner_loss: the support loss: a name, a `keras.losses.Loss` or a
             function `(y_true, y_pred)`. `None` means the compiled loss.
             Defaults to `None`.
@@ -218,6 +219,8 @@ class MetaModel(MetaTrainer, keras.Model):
             meta_gradient=None,
             outer=OuterVariables(),
         )
+        # XLA needs to know how wide a head is.
+        self.supports_jit = head_init is None
         self.learner = learner
         combinations.check(self)
         if learner.built:
@@ -294,11 +297,11 @@ class MetaModel(MetaTrainer, keras.Model):
 
     def _finish_build(self):
         # What cannot work is an error now, not in the middle of a trace.
-        own, learner = self._untracked, self.learner
-        positions = adaptation.adapted_positions(learner, own.adapt)
-        functional.check_layers(learner)
-        positions = own.outer.build(self, positions)
-        combinations.check_built(self, positions)
+        outer = self._untracked.outer
+        functional.check_layers(self.learner)
+        if not outer.built:
+            outer.build(self)
+        combinations.check_built(self, outer.positions(self))
 
     # -- Saving
 

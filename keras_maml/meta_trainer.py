@@ -62,6 +62,14 @@ class MetaTrainer:
         )
         return logs
 
+    def make_train_function(self, force=False):
+        # `fit` begins with this: what `FirstOrderUntil` left behind in one
+        # that was interrupted must not go on in the next.
+        if not force and self._untracked.meta_gradient is not None:
+            self._untracked.meta_gradient = None
+            force = True
+        return super().make_train_function(force)
+
     def test_step(self, data):
         return self._step(data, training=False)[1]
 
@@ -141,6 +149,10 @@ class MetaTrainer:
         if self._compile_metrics and not self._compile_metrics.built:
             _build(self._compile_metrics, y, y_pred)
         mean["count"] = tf.shape(tasks["index"])[0]
+        if training:
+            # The outer loop never moves what each task starts from 0.
+            for i in task_learner.context:
+                mean["gradients"][i] = tf.zeros_like(mean["gradients"][i])
         self._loss_tracker.update_state(
             mean["loss"] * _replicas(), sample_weight=mean["count"]
         )
@@ -174,6 +186,7 @@ class MetaTrainer:
         return self.learner.trainable_variables + own.parameters + own.scales
 
     def _task_learner(self, x, training, steps=None):
+        self._untracked.outer.check(self)
         if steps is not None:
             check_integer("inner_steps", steps, minimum=0)
         elif training or self.evaluation_steps is None:
@@ -188,7 +201,7 @@ class MetaTrainer:
             ),
             inner_optimizer=self.inner_optimizer,
             parameters=len(self._untracked.outer.parameters),
-            adapt=self._untracked.adapt,
+            positions=self._untracked.outer.positions(self),
             normalization=self.normalization,
             per_step_norm=self._untracked.outer.per_step_norm,
             statistics={

@@ -1,7 +1,10 @@
 """What a `MetaModel` has of its own besides the learner's variables."""
 
 import keras
+import tensorflow as tf
 
+from keras_maml import adaptation
+from keras_maml import combinations
 from keras_maml.per_step_norm import PerStepNorm
 
 
@@ -9,6 +12,7 @@ class OuterVariables:
     """The `MetaModel`'s own variables, by what they are for.
 
     Attributes:
+        built: bool.
         parameters: list of variables, what the inner optimizer learns.
         per_step_norm: a `PerStepNorm`, or `None`.
         scales: list of variables, the per-step scales and shifts.
@@ -17,56 +21,106 @@ class OuterVariables:
     """
 
     def __init__(self):
+        self.built = False
         self.parameters = []
         self.per_step_norm = None
         self.scales = []
         self.statistics = {}
+        self._learner_variables = []
 
-    def build(self, meta_model, positions):
-        """Makes them.
-
-        Args:
-            meta_model: a `MetaModel` with a built learner.
-            positions: list of ints, which of its trainable variables adapt.
-
-        Returns:
-            The positions, less those that the scales stand in for.
-        """
+    def build(self, meta_model):
+        """Makes them for a `MetaModel` whose learner is built."""
         learner = meta_model.learner
-        steps = max(meta_model.inner_steps, 1)
 
-        def add(name, value, trainable=True):
+        def add(name, shape, initializer, trainable=True):
             return meta_model.add_weight(
-                shape=value.shape,
-                initializer=_Value(value),
+                shape=shape,
+                initializer=initializer,
                 trainable=trainable,
                 name=name,
             )
 
         if meta_model.normalization == "per_step":
             self.per_step_norm = per_step = PerStepNorm(learner)
-            rows = per_step.rows(
-                learner.trainable_variables, per_step.scales, steps
-            )
+            rows = max(meta_model.inner_steps, 1)
             self.scales = [
-                add(f"per_step_scale_{i}", value)
-                for i, value in enumerate(rows)
+                add(f"per_step_scale_{i}", (rows, *start.shape), start)
+                for i, start in enumerate(per_step.first_scales)
             ]
-            rows = per_step.rows(
-                learner.non_trainable_variables, per_step.statistics, steps
-            )
             self.statistics = {
-                i: add(f"per_step_statistic_{i}", value, trainable=False)
-                for i, value in zip(per_step.statistics, rows)
+                position: add(
+                    f"per_step_statistic_{i}",
+                    (rows, *start.shape),
+                    start,
+                    trainable=False,
+                )
+                for i, (position, start) in enumerate(
+                    zip(per_step.statistics, per_step.first_statistics)
+                )
             }
-            positions = [i for i in positions if i not in per_step.scales]
-        values = meta_model.inner_optimizer.parameters(
-            [learner.trainable_variables[i] for i in positions], steps
-        )
         self.parameters = [
-            add(f"inner_optimizer_{i}", value) for i, value in enumerate(values)
+            add(f"inner_optimizer_{i}", value.shape, _Value(value))
+            for i, value in enumerate(self._values(meta_model))
         ]
-        return positions
+        self._learner_variables = _variables(learner)
+        self.built = True
+
+    def check(self, meta_model):
+        """Raises `ValueError` if they no longer fit the model's settings.
+
+        They were made when it was built, in the number and order of the
+        learner's variables of that time.
+        """
+        combinations.check(meta_model)
+        per_step = meta_model.normalization == "per_step"
+        changed = per_step != (self.per_step_norm is not None) or [
+            tuple(value.shape) for value in self._values(meta_model)
+        ] != [tuple(variable.shape) for variable in self.parameters]
+        if self.parameters or per_step:
+            now = _variables(meta_model.learner)
+            changed = changed or now != self._learner_variables
+        if changed:
+            raise ValueError(
+                "Learned rates and per-step normalisation belong to the "
+                "learner's variables as they were when the `MetaModel` was "
+                "built. Freeze layers and choose `inner_optimizer`, "
+                "`inner_steps` and `normalization` before. Received: other "
+                "variables or settings"
+            )
+
+    def positions(self, meta_model):
+        """Which of the learner's trainable variables adapt."""
+        learner = meta_model.learner
+        adapt = meta_model._untracked.adapt
+        positions = adaptation.adapted_positions(learner, adapt)
+        if self.per_step_norm is None:
+            return positions
+        # The rows of all steps move in the outer loop alone.
+        rest = [i for i in positions if i not in self.per_step_norm.scales]
+        if not rest:
+            raise ValueError(
+                '`normalization="per_step"` leaves the scales of batch '
+                "normalisation to the outer loop, and `adapt` selects nothing "
+                f"else. Received: adapt={adapt!r}"
+            )
+        return rest
+
+    def _values(self, meta_model):
+        variables = meta_model.learner.trainable_variables
+        return meta_model.inner_optimizer.parameters(
+            [variables[i] for i in self.positions(meta_model)],
+            max(meta_model.inner_steps, 1),
+        )
+
+
+def _variables(learner):
+    return [
+        [id(v) for v in variables]
+        for variables in (
+            learner.trainable_variables,
+            learner.non_trainable_variables,
+        )
+    ]
 
 
 class _Value(keras.initializers.Initializer):
@@ -76,4 +130,4 @@ class _Value(keras.initializers.Initializer):
         self.value = value
 
     def __call__(self, shape, dtype=None):
-        return keras.ops.cast(self.value, dtype)
+        return tf.constant(self.value, dtype)

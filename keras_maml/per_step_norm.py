@@ -1,6 +1,6 @@
 """Batch normalisation with statistics and scales of each inner step's own."""
 
-import numpy as np
+import keras
 import tensorflow as tf
 
 from keras_maml import normalization
@@ -18,6 +18,8 @@ class PerStepNorm:
             `learner.trainable_variables`.
         statistics: list of ints, positions of their moving averages in
             `learner.non_trainable_variables`.
+        first_scales, first_statistics: lists of initializers for their rows,
+            with the `shape` of one.
 
     Reference:
         Antoniou et al., 2019, "How to train your MAML", section 4: per-step
@@ -32,21 +34,25 @@ class PerStepNorm:
             if layer.trainable
         ]
 
-        def positions(variables, names):
-            wanted = {id(getattr(layer, n)) for layer in layers for n in names}
-            return [i for i, v in enumerate(variables) if id(v) in wanted]
+        def find(variables, names):
+            """Positions in `variables`, and what a row of each starts from."""
+            wanted = {
+                id(getattr(layer, name)): getattr(layer, f"{name}_initializer")
+                for layer in layers
+                for name in names
+                if getattr(layer, name) is not None
+            }
+            found = [i for i, v in enumerate(variables) if id(v) in wanted]
+            return found, [
+                _Rows(variables[i], wanted[id(variables[i])]) for i in found
+            ]
 
-        self.scales = positions(learner.trainable_variables, ("gamma", "beta"))
-        self.statistics = positions(
+        self.scales, self.first_scales = find(
+            learner.trainable_variables, ("gamma", "beta")
+        )
+        self.statistics, self.first_statistics = find(
             learner.non_trainable_variables, ("moving_mean", "moving_variance")
         )
-
-    def rows(self, variables, positions, steps):
-        """Arrays `(steps, ...)`: the variables' values for every step."""
-        return [
-            np.repeat(np.array(variables[i])[np.newaxis], steps, axis=0)
-            for i in positions
-        ]
 
     def weights_at(self, step, weights, scales):
         """`weights` with the scales of a step in their places."""
@@ -73,6 +79,21 @@ class PerStepNorm:
                 )
             result[i] = stacked
         return result
+
+
+class _Rows(keras.initializers.Initializer):
+    """A variable's value for every step."""
+
+    def __init__(self, variable, initializer):
+        self.shape = tuple(variable.shape)
+        # A learner that `fit` builds has no value yet, only a way to one.
+        self.value = variable.numpy() if tf.executing_eagerly() else initializer
+
+    def __call__(self, shape, dtype=None):
+        value = self.value
+        if callable(value):
+            value = value(self.shape, dtype=dtype)
+        return tf.broadcast_to(tf.cast(value, dtype), shape)
 
 
 def _row(step, stacked):

@@ -1,5 +1,6 @@
 """Prototypes: the head that a task starts from, computed from its support."""
 
+import keras
 import tensorflow as tf
 
 # What a class without examples gets: its probability is 0.
@@ -39,6 +40,14 @@ def linear_head(features, labels, weight, n_way):
             '`head_init="prototypes"` needs integer labels. Received: '
             f"support_y of dtype {labels.dtype.name}"
         )
+    if labels.shape.rank != 1 and labels.shape[1:] != [1]:
+        raise ValueError(
+            '`head_init="prototypes"` needs one label for each example, '
+            "(support,) or (support, 1), and not one-hot ones. Received: "
+            f"support_y of shape {labels.shape}"
+        )
+    # The head's weights are no less precise than the others.
+    features = tf.cast(features, keras.backend.floatx())
     members = tf.one_hot(
         tf.reshape(labels, [-1]), n_way, dtype=features.dtype, axis=0
     )

@@ -34,6 +34,8 @@ class AdaptedTask(NamedTuple):
         support_loss: function of a list like `weights`, the loss of the whole
             support set at these weights, without the proximal term.
         watched: as in `inner_loop.Adapted`.
+        loss_scale: float, by which a support loss is multiplied before it is
+            derived.
     """
 
     weights: list
@@ -45,6 +47,7 @@ class AdaptedTask(NamedTuple):
     positions: list
     support_loss: Callable | None = None
     watched: Any = None
+    loss_scale: float = 1.0
 
 
 class TaskLearner:
@@ -60,7 +63,7 @@ class TaskLearner:
         inner_optimizer: an `InnerOptimizer`.
         parameters: int, how many tensors of θ are the inner optimizer's.
         steps: int, the gradient steps of the inner loop.
-        adapt: the `adapt` argument of `MetaModel`.
+        positions: list of ints, which trainable variables adapt.
         normalization: one of `normalization.MODES`.
         per_step_norm: a `PerStepNorm`, or `None`.
         statistics: dict, the per-step statistics by position in the state.
@@ -79,7 +82,7 @@ class TaskLearner:
         inner_optimizer,
         parameters,
         steps,
-        adapt,
+        positions,
         normalization,
         per_step_norm,
         statistics,
@@ -93,7 +96,7 @@ class TaskLearner:
         self.inner_optimizer = inner_optimizer
         self.parameters = parameters
         self.steps = steps
-        self.positions = adaptation.adapted_positions(learner, adapt)
+        self.positions = positions
         self.context = adaptation.context_positions(learner)
         self.normalization = normalization
         self.per_step_norm = per_step_norm
@@ -104,11 +107,6 @@ class TaskLearner:
         self.training = training
         self.loss_scale = _HALF_SCALE if functional.is_half(learner) else 1.0
         self.batch_norms = normalization_lib.batch_normalization_layers(learner)
-        if per_step_norm is not None:
-            # The rows of all steps move in the outer loop alone.
-            self.positions = [
-                i for i in self.positions if i not in per_step_norm.scales
-            ]
 
     def adapt(
         self,
@@ -243,7 +241,9 @@ class TaskLearner:
             )[0]
 
         return result._replace(
-            support_loss=support_loss_at, watched=adapted.watched
+            support_loss=support_loss_at,
+            watched=adapted.watched,
+            loss_scale=self.loss_scale,
         )
 
     def predict(self, adapted, query_x):

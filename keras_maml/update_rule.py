@@ -165,7 +165,7 @@ class GradientRule(InnerOptimizer):
         rates = self._rates(step, parameters, len(weights))
         new_weights, new_state = [], []
         for weight, gradient, slots, rate in zip(
-            weights, self._clip(gradients), state, rates
+            weights, self._clip(gradients), state, rates, strict=True
         ):
             # A Python number has all the digits that the weight's dtype has.
             rate = (

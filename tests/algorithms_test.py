@@ -174,3 +174,94 @@ def test_what_prototypes_cannot_do():
         make("proto_maml", meta_gradient="implicit")
     with pytest.raises(ValueError, match="known when the step is traced"):
         make("proto_maml", task_map="vectorized")
+
+
+SGD = keras_maml.inner_optimizers.SGD
+LearnedRate = keras_maml.inner_optimizers.LearnedRate
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "proto_maml",
+            {"inner_optimizer": SGD(LearnedRate(per="weight"))},
+            "no weights of its own to learn rates for",
+        ),
+        (
+            "imaml",
+            {"inner_optimizer": SGD(0.1, weight_decay=0.1)},
+            "which weight decay moves",
+        ),
+        (
+            "maml_plus_plus",
+            {"adapt": ["batch_normalization"]},
+            "selects nothing else",
+        ),
+    ],
+)
+def test_what_cannot_go_together(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **settings)
+
+
+def test_a_head_from_prototypes_can_learn_one_rate():
+    meta_model = make(
+        "proto_maml", inner_optimizer=SGD(LearnedRate(0.1, per_step=True))
+    )
+    x, y = class_batch(tasks=4)
+    rate = meta_model._untracked.outer.parameters[0]
+    before = rate.numpy()
+    meta_model.fit(x, y, batch_size=4, verbose=0)
+    assert np.all(rate.numpy() != before)
+
+
+@pytest.mark.parametrize("meta_gradient", ["reptile", "implicit"])
+def test_no_outer_loop_moves_the_context(meta_gradient):
+    meta_model = make("cavia", meta_gradient="implicit", inner_steps=3)
+    if meta_gradient == "reptile":
+        meta_model = keras_maml.MetaModel(
+            with_context(), meta_gradient="reptile", task_map="loop"
+        )
+        meta_model.compile(keras.optimizers.SGD(0.5), loss=LOSS)
+    x, y = class_batch(tasks=4)
+    meta_model.fit(x, y, batch_size=4, verbose=0)
+    for variable in meta_model.learner.variables:
+        if variable.name == "context":
+            np.testing.assert_array_equal(variable, np.zeros(3))
+
+
+@pytest.mark.parametrize("change", ["freeze", "steps", "rule", "norm"])
+def test_what_belongs_to_steps_and_variables_is_settled_when_built(change):
+    meta_model = make("maml_plus_plus")
+    x, y = class_batch(tasks=4)
+    if change == "freeze":
+        meta_model.learner.layers[0].trainable = False
+    elif change == "steps":
+        meta_model.inner_steps = 7
+    elif change == "rule":
+        meta_model.inner_optimizer = SGD(0.1)
+    else:
+        meta_model.normalization = "moving"
+    meta_model.compile("adam", loss=LOSS)
+    with pytest.raises(ValueError, match="when the `MetaModel` was built"):
+        meta_model.fit(x, y, batch_size=4, verbose=0)
+
+
+def test_an_unbuilt_learner_gets_rates_and_rows():
+    layers = keras.layers
+    learner = keras.Sequential(
+        [layers.Dense(4), layers.BatchNormalization(), layers.Dense(3)]
+    )
+    meta_model = algorithms.maml_plus_plus(learner)
+    meta_model.compile("adam", loss=LOSS)
+    x, y = class_batch(tasks=4)
+    meta_model.fit(x, y, batch_size=4, verbose=0)
+    gamma, beta = meta_model._untracked.outer.scales
+    assert gamma.shape == beta.shape == (5, 4)
+    np.testing.assert_allclose(gamma, np.ones((5, 4)), atol=0.01)
+    # Built twice, there is nothing more to train.
+    count = len(meta_model.trainable_variables)
+    meta_model.build({"query_x": (4, 6, 2)})
+    assert len(meta_model.trainable_variables) == count
+    meta_model.fit(x, y, batch_size=4, verbose=0)

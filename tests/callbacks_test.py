@@ -150,3 +150,23 @@ def test_first_order_until_retraces_once_and_leaves_the_setting():
 def test_first_order_until_needs_a_second_order_model():
     with pytest.raises(ValueError, match="SecondOrder"):
         fit_in_orders(1, [FirstOrderUntil(1)], meta_gradient="first_order")
+
+
+def test_an_interrupted_fit_leaves_no_first_order_behind():
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    meta_model = regression_model(inner_steps=2)
+    x, y = regression_batch()
+    with pytest.raises(KeyboardInterrupt):
+        meta_model.fit(
+            x, y, callbacks=[FirstOrderUntil(3), Interrupt()], verbose=0
+        )
+    exact = regression_model(inner_steps=2)
+    exact.learner.set_weights(meta_model.learner.get_weights())
+    for model in (meta_model, exact):
+        model.compile(keras.optimizers.SGD(1.0), loss="mse")
+        model.fit(x, y, batch_size=4, verbose=0)
+    for a, b in zip(meta_model.get_weights(), exact.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -115,6 +115,7 @@ def test_gradient(steps):
             "one vector of features",
         ),
         (None, "float32", "integer labels"),
+        (None, "one-hot", "one label for each example"),
     ],
 )
 def test_what_has_no_prototypes(learner, labels, message):
@@ -125,5 +126,24 @@ def test_what_has_no_prototypes(learner, labels, message):
         meta_model = keras_maml.MetaModel(
             learner, head_init="prototypes", inner_loss=cross_entropy()
         )
+    y = x["support_y"][0]
+    y = np.eye(3, dtype="int32")[y] if labels == "one-hot" else y.astype(labels)
     with pytest.raises(ValueError, match=message):
-        meta_model.adapt(x["support_x"][0], x["support_y"][0].astype(labels))
+        meta_model.adapt(x["support_x"][0], y)
+
+
+def test_the_head_of_a_half_precision_learner_is_float32():
+    features = tf.constant([[300.0, 1.0], [1.0, 300.0]], tf.float16)
+    kernel, bias = prototypes.linear_head(
+        features, tf.constant([0, 1]), None, 2
+    )
+    assert kernel.dtype == bias.dtype == tf.float32
+    np.testing.assert_allclose(bias, [-90001.0, -90001.0])
+
+
+def test_xla_is_left_out():
+    # It would have to know the number of classes.
+    meta_model = proto_maml()
+    assert not meta_model.supports_jit
+    meta_model.compile("adam", loss=cross_entropy(), jit_compile="auto")
+    assert not meta_model.jit_compile
