@@ -22,7 +22,12 @@ CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("algorithms", algorithms.__all__, "What is trained.")
-flags.DEFINE_float("minutes", 20.0, "Of training, for each.", lower_bound=0.0)
+flags.DEFINE_float(
+    "minutes",
+    20.0,
+    "Of training for each, on all cores, by processor time.",
+    lower_bound=0.0,
+)
 flags.DEFINE_integer("n_way", 20, "Classes of an episode.", lower_bound=2)
 flags.DEFINE_integer("test_episodes", 600, "Of held-out classes.")
 flags.DEFINE_integer("seed", 0, "Of weights and episodes.", lower_bound=0)

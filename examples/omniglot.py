@@ -101,7 +101,9 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
     "minutes",
     None,
-    "As many training steps as fit in, in the place of --iterations.",
+    "In the place of --iterations: as many training steps as so many minutes "
+    "of all cores hold, by the processor time of a step. So it does not matter "
+    "what else the machine does.",
     lower_bound=0.0,
 )
 flags.DEFINE_float(
@@ -260,18 +262,21 @@ def make_model(config, iterations):
 
 
 class Times(keras.callbacks.Callback):
-    """When training steps ended."""
+    """When training steps ended, on the clock and in processor time."""
 
     def __init__(self):
         super().__init__()
         self.ends = []
+        self.processor = []
 
     def on_train_batch_end(self, batch, logs=None):
         self.ends.append(time.perf_counter())
+        self.processor.append(time.process_time())
 
-    def seconds(self):
-        """The median of a step; the first one is not like the others."""
-        return float(np.median(np.diff(self.ends)))
+
+def a_step(ends):
+    """The median time of a step; the first one is not like the others."""
+    return float(np.median(np.diff(ends)))
 
 
 def count_iterations(config, stream):
@@ -280,7 +285,9 @@ def count_iterations(config, stream):
     make_model(config, 1).fit(
         stream, steps_per_epoch=12, callbacks=[times], shuffle=False, verbose=0
     )
-    return max(round(60 * config.minutes / times.seconds()), 1)
+    cores = os.cpu_count() or 1
+    budget = 60 * config.minutes * cores
+    return max(round(budget / a_step(times.processor)), 1)
 
 
 def train(config):
@@ -368,7 +375,7 @@ def write_result(meta_model, scores, times):
     result = {
         "algorithm": FLAGS.algorithm,
         "iterations": int(meta_model.optimizer.iterations),
-        "seconds_per_step": times.seconds() if len(times.ends) > 1 else None,
+        "seconds_per_step": a_step(times.ends) if len(times.ends) > 1 else None,
         "accuracy": {steps: score.mean for steps, score in scores.items()},
         "ci95": {steps: score.ci95 for steps, score in scores.items()},
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -297,5 +297,5 @@ def test_omniglot_for_some_minutes(load):
     )
     meta_model, _, _, times = example.train(flags.FLAGS)
     assert int(meta_model.optimizer.iterations) == len(times.ends)
-    # 60 ms of steps that take some milliseconds each.
-    assert 1 <= len(times.ends) <= 60
+    # 60 ms of each core, for steps that take some milliseconds.
+    assert 1 <= len(times.ends) <= 100
