@@ -97,11 +97,7 @@ def test_algorithms_are_ordered_by_their_last_accuracy(tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
-def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
-    from absl import flags
-
-    from benchmarks import algorithms
-
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch, load_program):
     path = tmp_path / "results.jsonl"
     (tmp_path / "images").mkdir()
     page = tmp_path / "algorithms.md"
@@ -121,16 +117,14 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
         with open(path, "a") as file:
             file.write(json.dumps(accuracy_line(name, 0.5)) + "\n")
 
-    monkeypatch.setattr(algorithms, "run", run)
-    flags.FLAGS(
-        [
-            "algorithms",
-            "--minutes=1",
-            f"--algorithms={','.join(names)}",
-            f"--results={path}",
-            f"--docs={tmp_path}",
-        ]
+    algorithms = load_program(
+        "benchmarks.algorithms",
+        "--minutes=1",
+        f"--algorithms={','.join(names)}",
+        f"--results={path}",
+        f"--docs={tmp_path}",
     )
+    monkeypatch.setattr(algorithms, "run", run)
     algorithms.main(["algorithms"])
     assert started == ["anil", "boil"]
     for name in names:

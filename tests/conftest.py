@@ -1,7 +1,9 @@
 """What every test starts from: two devices, one seed, no state left over."""
 
+import importlib
 import os
 import pathlib
+import sys
 
 # Read once, when TensorFlow, Keras and matplotlib are first imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -11,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import pytest
 import tensorflow as tf
+from absl import flags
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -53,3 +56,26 @@ def omniglot_data_dir():
         if (candidate / "omniglot").is_dir():
             return str(candidate)
     return None
+
+
+@pytest.fixture
+def load_program():
+    """Imports a module with absl flags and sets them.
+
+    All programs share one set of flags, in which each name stands once: after
+    the test they go again, and the module with them.
+    """
+    loaded = []
+
+    def load(name, *arguments):
+        module = importlib.import_module(name)
+        loaded.append(name)
+        flags.FLAGS([name, *arguments])
+        return module
+
+    yield load
+    for name in loaded:
+        for flag in list(flags.FLAGS.flags_by_module_dict()[name]):
+            delattr(flags.FLAGS, flag.name)
+        del sys.modules[name]
+    flags.FLAGS.unparse_flags()

@@ -1,6 +1,5 @@
 """Drives the examples: each at its smallest, for real, with its own flags."""
 
-import importlib
 import json
 import os
 import pathlib
@@ -22,23 +21,9 @@ EXAMPLES = ["gaussian", "omniglot", "serve", "sinusoid"]
 
 
 @pytest.fixture
-def load():
+def load(load_program):
     """Imports an example and sets its flags, which go again after the test."""
-    loaded = []
-
-    def load_example(name, *arguments):
-        module = importlib.import_module(f"examples.{name}")
-        loaded.append(module.__name__)
-        flags.FLAGS([name, *arguments])
-        return module
-
-    yield load_example
-    # All examples share one set of flags, in which each name stands once.
-    for name in loaded:
-        for flag in list(flags.FLAGS.flags_by_module_dict()[name]):
-            delattr(flags.FLAGS, flag.name)
-        del sys.modules[name]
-    flags.FLAGS.unparse_flags()
+    return lambda name, *flags: load_program(f"examples.{name}", *flags)
 
 
 def run(*command):
