@@ -4,7 +4,8 @@
 
 Runs `examples/omniglot.py --algorithm=...` for each, and writes the table and
 the picture of docs/algorithms.md. What the file of --results already holds is
-not run again: after an interruption, the same command goes on.
+not run again: after an interruption, the same command goes on. So the
+algorithms of docs/algorithms.jsonl have to be taken out of it to be run anew.
 """
 
 import json
@@ -33,7 +34,10 @@ flags.DEFINE_integer("test_episodes", 600, "Of held-out classes.")
 flags.DEFINE_integer("seed", 0, "Of weights and episodes.", lower_bound=0)
 flags.DEFINE_string("data_dir", None, "The folder of the TFDS datasets.")
 flags.DEFINE_string(
-    "results", "outputs/algorithms.jsonl", "The file of the results."
+    "results", "docs/algorithms.jsonl", "The file of the results."
+)
+flags.DEFINE_string(
+    "output_dir", "outputs/algorithms", "Gets the models and their pictures."
 )
 flags.DEFINE_string(
     "docs", "docs", "The folder of algorithms.md and its pictures."
@@ -65,7 +69,7 @@ def run(name, path):
     command = [sys.executable, str(CHECKOUT / "examples" / "omniglot.py")]
     command += [f"--{flag}={value}" for flag, value in asked().items()]
     command += [f"--algorithm={name}", f"--results={path}", "--progress=line"]
-    command.append(f"--output_dir={path.parent / name}")
+    command.append(f"--output_dir={pathlib.Path(FLAGS.output_dir) / name}")
     if FLAGS.data_dir is not None:
         command.append(f"--data_dir={FLAGS.data_dir}")
     subprocess.run(command, check=True)
