@@ -4,8 +4,8 @@
 
 Runs `examples/omniglot.py --algorithm=...` for each, and writes the table and
 the picture of docs/algorithms.md. What the file of --results already holds is
-not run again: after an interruption, the same command goes on. So the
-algorithms of docs/algorithms.jsonl have to be taken out of it to be run anew.
+not run again: after an interruption, the same command goes on. To run an
+algorithm anew, take its line out.
 """
 
 import json
