@@ -230,7 +230,7 @@ def test_trains_in_every_engine(meta_gradient):
         keras.utils.set_random_seed(0)
         meta_model = keras_maml.MetaModel(
             dense_learner(),
-            inner_steps=7,
+            inner_steps=2,
             meta_gradient=meta_gradient,
             task_map=task_map,
         )
