@@ -27,7 +27,7 @@ SIZES = [
     ("inner_steps", "omni20w1s", [], [1, 2, 5, 10, 20]),
     ("inner_steps", "sine5", [REMATERIALIZE], [2, 5, 10, 20, 100]),
     ("inner_steps", "omni20w1s", [REMATERIALIZE], [2, 5, 10, 20]),
-    ("width", "sine5", [], [16, 32, 64, 128]),
+    ("width", "sine5", [], [20, 40, 80, 160]),
     ("width", "omni5w1s", [], [16, 32, 64, 128]),
 ]
 

@@ -139,7 +139,7 @@ def test_applications(name):
     x, y = meta_batch(floats(32, 32, 3), tasks=1, examples=4)
     # So many rectifiers that differences are never smooth: the head's alone,
     # and to some per cent. The first-order gradient is off by a factor.
-    oracle.assert_derivative(meta_model, x, y, rel=0.05, last=2)
+    oracle.assert_derivative(meta_model, x, y, rel=0.05, epsilon=1e-7, last=2)
     meta_model.fit(x, y, batch_size=1, verbose=0)
     adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
     assert adapted.predict(x["query_x"][0], verbose=0).shape == (5, 1)
