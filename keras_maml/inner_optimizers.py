@@ -10,6 +10,7 @@ from keras_maml.learned_rates import LearnedRate
 from keras_maml.update_rule import GradientRule
 from keras_maml.update_rule import InnerOptimizer
 from keras_maml.update_rule import safe_root
+from keras_maml.validation import check_bool
 from keras_maml.validation import check_number
 
 __all__ = [
@@ -63,7 +64,7 @@ class SGD(GradientRule):
     ) -> None:
         super().__init__(learning_rate, **kwargs)
         self.momentum = check_number("momentum", momentum, minimum=0, below=1)
-        self.nesterov = nesterov
+        self.nesterov = check_bool("nesterov", nesterov)
 
     def slots(self, weight: Any) -> tuple:
         return (tf.zeros_like(weight),) if self.momentum else ()
@@ -247,7 +248,7 @@ class RMSprop(GradientRule):
         self.rho = check_number("rho", rho, minimum=0, below=1)
         self.momentum = check_number("momentum", momentum, minimum=0, below=1)
         self.epsilon = check_number("epsilon", epsilon, above=0)
-        self.centered = centered
+        self.centered = check_bool("centered", centered)
 
     def slots(self, weight: Any) -> tuple:
         # The mean square; the mean if centered; the velocity if any.

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.validation import check_bool
 from keras_maml.validation import check_number
 
 _SHARED = ("model", "variable", "weight")
@@ -60,12 +61,8 @@ class LearnedRate:
             raise ValueError(
                 f"`per` must be one of {_SHARED}. Received: per={per!r}"
             )
-        if not isinstance(per_step, bool):
-            raise ValueError(
-                f"`per_step` must be a bool. Received: per_step={per_step!r}"
-            )
         self.per = per
-        self.per_step = per_step
+        self.per_step = check_bool("per_step", per_step)
 
     def initial_values(self, variables: Sequence, steps: int) -> list:
         """The rates before meta-training.

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
@@ -112,12 +113,7 @@ class SecondOrder(MetaGradient):
     """
 
     def __init__(self, rematerialize: bool = False) -> None:
-        if not isinstance(rematerialize, bool):
-            raise ValueError(
-                "`rematerialize` must be a bool. "
-                f"Received: rematerialize={rematerialize!r}"
-            )
-        self.rematerialize = rematerialize
+        self.rematerialize = check_bool("rematerialize", rematerialize)
 
     def get_config(self) -> dict[str, Any]:
         return {"rematerialize": self.rematerialize}

@@ -28,6 +28,15 @@ def check_integer(
     return int(value)
 
 
+def check_bool(name: str, value: Any) -> bool:
+    """Returns `value`, or raises a ValueError naming `name`."""
+    if not isinstance(value, bool):
+        raise ValueError(
+            f"`{name}` must be True or False. Received: {name}={value!r}"
+        )
+    return value
+
+
 def check_seed(value: Any) -> int:
     """Returns `value` as an int, or raises a ValueError."""
     return check_integer("seed", value, minimum=0, maximum=MAX_SEED)

@@ -11,6 +11,7 @@ from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import permutations
 from keras_maml.tasks.task_distribution import split_seed
 from keras_maml.tasks.task_distribution import uniform
+from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 
 if TYPE_CHECKING:
@@ -170,12 +171,7 @@ class Episodes(TaskDistribution):
                 f"out by `pool.with_at_least({needed})`. Received: "
                 f"k_shot={self.k_shot}, q_query={self.q_query}"
             )
-        if not isinstance(self.rotations, bool):
-            raise ValueError(
-                "`rotations` must be True or False. Received: "
-                f"rotations={self.rotations!r}"
-            )
-        if self.rotations:
+        if check_bool("rotations", self.rotations):
             # A class and its rotation, turned at random, would be one class
             # with two labels.
             pool._refuse_rotations("Either add them or draw them")
