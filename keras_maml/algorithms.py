@@ -309,9 +309,11 @@ def maml_plus_plus(
 
     Reference:
         Antoniou et al., 2019, "How to train your MAML", section 4.
-        Deviations: at evaluation the statistics of step i are used at step i,
-        as the paper describes; its released code keeps them and uses the
-        batch's. Rates are for each variable of a layer, as in that code.
+        Deviations: in evaluation the running statistics of a step normalise
+        the query set, and its own do so for the support set, since gradients
+        through stored statistics are others than those that were trained;
+        the released code keeps running statistics and never uses them. Rates
+        are for each variable of a layer, as in that code.
     """
     return _make(
         kwargs,

@@ -81,13 +81,15 @@ class MetaModel(MetaTrainer, keras.Model):
             query set. `"transductive"`: the query set's own, as the paper's
             code does, so that the queries of a task inform one another;
             `"support"`: the support set's under the adapted weights, so that
-            each query is predicted on its own; both use the support set's own
-            in the inner loop, whatever `training` a layer is called with.
-            `"moving"`: as Keras does, the batch's while training and the
-            moving averages otherwise; `"per_step"`: likewise, with averages,
-            scales and shifts of each inner step's own, of which the outer
-            loop alone trains the latter two. A layer with `trainable=False`
-            uses its moving averages in any case. Defaults to `"transductive"`.
+            each query is predicted on its own; `"per_step"`: moving averages
+            of each inner step's own, and the query set's while training. All
+            three use the support set's own in the inner loop, whatever
+            `training` a layer is called with. `"moving"`: as Keras does, the
+            batch's while training and the moving averages otherwise, in the
+            inner loop too. Under `"per_step"` scales and shifts are each
+            step's own as well, and the outer loop alone trains them. A layer
+            with `trainable=False` uses its moving averages in any case.
+            Defaults to `"transductive"`.
         evaluation_steps: int, inner steps in `evaluate`, `predict`, `adapt`
             and `export`; 0 predicts with θ. Defaults to `inner_steps`.
         task_map: how the tasks of a meta-batch are computed in training.

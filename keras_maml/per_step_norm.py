@@ -69,8 +69,8 @@ class PerStepNorm:
         }
 
     def put_state(self, step, new, state):
-        """The state after a step, whose statistics were `new`."""
-        result = dict(new)
+        """The statistics of all steps after one whose own are in `new`."""
+        result = {}
         for i in self.statistics:
             stacked = state[i]
             if i in new:

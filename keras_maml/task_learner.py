@@ -250,6 +250,9 @@ class TaskLearner:
         """The adapted learner's `LearnerOutput` on queries."""
         # The query set belongs to the inner step that was the last.
         step = tf.maximum(adapted.step - 1, 0)
+        if self.normalization == "per_step":
+            # The batch's while training, those of the step otherwise.
+            return self._call(adapted, step, query_x, None)
         if self.normalization != "support" or not self.batch_norms:
             return self._call(adapted, step, query_x, self._batch_statistics())
         stored = self.support_statistics(adapted)
@@ -345,7 +348,7 @@ class TaskLearner:
 
     def _batch_statistics(self):
         """What to force on batch normalisation; `None` leaves it to Keras."""
-        return None if self.normalization in ("moving", "per_step") else True
+        return None if self.normalization == "moving" else True
 
     def _call(self, task, step, x, use_batch_statistics):
         weights, state = task.weights, task.state
@@ -360,8 +363,13 @@ class TaskLearner:
                 self.learner, weights, state, x, training=self.training
             )
         if per_step is not None:
+            # A task that is not trained on leaves the averages alone.
+            new = output.state if self.training else {}
             output = output._replace(
-                state=per_step.put_state(step, output.state, task.state)
+                state={
+                    **output.state,
+                    **per_step.put_state(step, new, task.state),
+                }
             )
         if task.head:
             output = output._replace(
