@@ -6,6 +6,7 @@ from keras_maml import inner_optimizers
 from keras_maml import learners
 from keras_maml import meta_gradients
 from keras_maml import outer_loss
+from keras_maml import rl
 from keras_maml import tasks
 from keras_maml.context import ContextInput
 from keras_maml.evaluation import TaskScores
@@ -27,5 +28,6 @@ __all__ = [
     "learners",
     "meta_gradients",
     "outer_loss",
+    "rl",
     "tasks",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_maml.conjugate_gradient import conjugate_gradient
 from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
@@ -276,7 +277,7 @@ class Implicit(MetaGradient):
                 for v, c in zip(vector, curvature)
             ]
 
-        solution = _conjugate_gradient(
+        solution = conjugate_gradient(
             product, [query_gradient[i] for i in positions], self.cg_steps
         )
         gradients = query_gradient + [
@@ -295,41 +296,6 @@ class Implicit(MetaGradient):
 
     def get_config(self) -> dict[str, Any]:
         return {"proximal": self.proximal, "cg_steps": self.cg_steps}
-
-
-def _conjugate_gradient(product, target, steps):
-    """Solves `product(x) = target`, from 0, in some steps.
-
-    Args:
-        product: function from a list of tensors to the product of a symmetric
-            positive definite matrix with it.
-        target: list of tensors.
-        steps: int. As many as there are unknowns give the exact solution.
-
-    Returns:
-        A list of tensors.
-
-    Reference:
-        Hestenes and Stiefel, 1952, section 3.
-    """
-    solution = [tf.zeros_like(t) for t in target]
-    residual = direction = target
-    square = _dot(residual, residual)
-    for _ in range(steps):
-        image = product(direction)
-        # At the solution all of these are 0.
-        length = tf.math.divide_no_nan(square, _dot(direction, image))
-        solution = [x + length * d for x, d in zip(solution, direction)]
-        residual = [r - length * i for r, i in zip(residual, image)]
-        new_square = _dot(residual, residual)
-        turn = tf.math.divide_no_nan(new_square, square)
-        direction = [r + turn * d for r, d in zip(residual, direction)]
-        square = new_square
-    return solution
-
-
-def _dot(a, b):
-    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b)])
 
 
 def _gradients(tape, loss, sources):

@@ -185,7 +185,7 @@ class MetaTrainer:
         own = self._untracked.outer
         return self.learner.trainable_variables + own.parameters + own.scales
 
-    def _task_learner(self, x, training, steps=None):
+    def _task_learner(self, x, training, steps=None, support_loss=None):
         self._untracked.outer.check(self)
         if steps is not None:
             check_integer("inner_steps", steps, minimum=0)
@@ -196,7 +196,8 @@ class MetaTrainer:
         return TaskLearner(
             self.learner,
             steps=steps,
-            support_loss=inner_loss_lib.resolve(
+            support_loss=support_loss
+            or inner_loss_lib.resolve(
                 self.inner_loss, getattr(self, "loss", None)
             ),
             inner_optimizer=self.inner_optimizer,

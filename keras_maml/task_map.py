@@ -45,28 +45,31 @@ class VectorizationError(ValueError):
     """An operation that cannot be computed for all tasks as one."""
 
 
-def vectorizes(learner):
+def vectorizes(learner, also=frozenset()):
     """Whether all tasks of `learner` are better computed as one.
 
     So it is where a task's operations are so small that calling them costs
     more than what they do: few weights, in dense layers and others as light.
     Kernels of each task's own, such as those of convolutions, would not
-    become one operation.
+    become one operation. Layers of the types in `also` are as light.
     """
-    return _is_light(learner) and learner.count_params() <= _MAX_WEIGHTS
+    light = _LIGHT_LAYERS | also
+    return _is_light(learner, light) and learner.count_params() <= _MAX_WEIGHTS
 
 
-def _is_light(learner):
+def _is_light(learner, light):
     # Subclasses, whose `call` may do anything, are none of these.
     if type(learner) is keras.Sequential:
-        return all(_is_light(layer) for layer in learner.layers)
+        return all(_is_light(layer, light) for layer in learner.layers)
     if isinstance(learner, keras.Function) and isinstance(learner, keras.Model):
         functional = type(learner).__module__.partition(".")[0] == "keras"
-        return functional and all(_is_light(op) for op in learner.operations)
-    return type(learner) in _VECTORIZED_LAYERS
+        return functional and all(
+            _is_light(op, light) for op in learner.operations
+        )
+    return type(learner) in light
 
 
-_VECTORIZED_LAYERS = frozenset(
+_LIGHT_LAYERS = frozenset(
     {
         layers.InputLayer,
         layers.Dense,

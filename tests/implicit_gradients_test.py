@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from keras_maml.conjugate_gradient import conjugate_gradient
 from keras_maml.meta_gradients import Implicit
 from keras_maml.meta_gradients import Reptile
-from keras_maml.meta_gradients import _conjugate_gradient
 from tests.meta_gradients_test import dense_learner
 from tests.meta_gradients_test import library_gradient
 from tests.meta_gradients_test import regression_tasks
@@ -29,12 +29,12 @@ def test_conjugate_gradient_solves():
         image = tf.linalg.matvec(matrix, tf.concat(parts, 0))
         return [image[:2], image[2:]]
 
-    solution = _conjugate_gradient(product, [target[:2], target[2:]], 5)
+    solution = conjugate_gradient(product, [target[:2], target[2:]], 5)
     expected = np.linalg.solve(matrix, target)
     np.testing.assert_allclose(tf.concat(solution, 0), expected, rtol=1e-8)
     # Nothing goes wrong where there is nothing to solve.
     zeros = [tf.zeros(2), tf.zeros(3)]
-    for value in _conjugate_gradient(lambda v: v, zeros, 3):
+    for value in conjugate_gradient(lambda v: v, zeros, 3):
         np.testing.assert_array_equal(value, tf.zeros_like(value))
 
 

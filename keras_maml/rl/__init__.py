@@ -1,0 +1,35 @@
+"""Reinforcement learning: policies that adapt to a task in a few steps."""
+
+from keras_maml.rl.actions import ContinuousActions
+from keras_maml.rl.actions import DiscreteActions
+from keras_maml.rl.double_integrator import GoalVelocity
+from keras_maml.rl.environment import Environment
+from keras_maml.rl.environment import TaskSampler
+from keras_maml.rl.meta_policy_search import MetaPolicySearch
+from keras_maml.rl.navigation import PointNavigation
+from keras_maml.rl.outer_updates import PPO
+from keras_maml.rl.outer_updates import TRPO
+from keras_maml.rl.outer_updates import OuterUpdate
+from keras_maml.rl.policies import LogStd
+from keras_maml.rl.policies import mlp_policy
+from keras_maml.rl.returns import evaluate_returns
+from keras_maml.rl.tabular import TabularMDP
+from keras_maml.rl.trajectories import Trajectories
+
+__all__ = [
+    "PPO",
+    "TRPO",
+    "ContinuousActions",
+    "DiscreteActions",
+    "Environment",
+    "GoalVelocity",
+    "LogStd",
+    "MetaPolicySearch",
+    "OuterUpdate",
+    "PointNavigation",
+    "TabularMDP",
+    "TaskSampler",
+    "Trajectories",
+    "evaluate_returns",
+    "mlp_policy",
+]

@@ -1,0 +1,134 @@
+"""The outer loss of a meta-batch of tasks, as a function of θ."""
+
+import tensorflow as tf
+
+from keras_maml import task_map
+
+
+class MetaObjective:
+    """Means over tasks of what an outer update needs, with trajectories fixed.
+
+    For weights θ other than those that acted, the inner loop is taken again on
+    the same trajectories, and ratios of probabilities make up for actions that
+    the old adapted policy has drawn.
+
+    Args:
+        task_learner: a `TaskLearner` of the policy.
+        actions: the space of actions.
+        meta_gradient: a `MetaGradient`.
+        ratio_loss: function `(ratio, advantages)` of tensors that returns what
+            each step of the last trajectories loses.
+        parallelism: int, as in `map_tasks`.
+        vectorize: bool, as in `map_tasks`.
+    """
+
+    def __init__(
+        self,
+        task_learner,
+        actions,
+        meta_gradient,
+        ratio_loss,
+        parallelism,
+        vectorize,
+    ):
+        self._task_learner = task_learner
+        self._actions = actions
+        self._meta_gradient = meta_gradient
+        self._ratio_loss = ratio_loss
+        self._map_settings = {
+            "parallelism": parallelism,
+            "vectorize": vectorize,
+        }
+        # Each is traced once and called many times in an update.
+        self.losses = tf.function(self._losses, autograph=False)
+        self.gradient = tf.function(self._gradient, autograph=False)
+        self.kl_product = tf.function(self._kl_product, autograph=False)
+
+    def _losses(self, theta, batch):
+        """The loss, and how far the adapted policies have gone.
+
+        Args:
+            theta: list of tensors.
+            batch: dict of tensors, whose first axis is the task: `"support"`
+                and `"query"`.
+
+        Returns:
+            A tuple `(loss, kl)` of scalars; `kl` is the mean over tasks and
+            steps of KL(old ‖ new).
+        """
+
+        def fn(task):
+            return (), self._task_losses(self._adapt(theta, task), task)
+
+        return self._map(fn, batch)
+
+    def _gradient(self, theta, batch):
+        """Returns `(loss, gradients)`, a scalar and a list like θ."""
+
+        def fn(task):
+            loss, _, gradients = self._meta_gradient(
+                theta,
+                lambda theta, *how: self._task_learner.adapt(
+                    theta, _inputs(task), *how
+                ),
+                lambda adapted: self._task_losses(adapted, task),
+                lambda loss: loss,
+            )
+            return (), (loss, gradients)
+
+        return self._map(fn, batch)
+
+    def _kl_product(self, theta, vector, batch):
+        """The Hessian of the KL with respect to θ, times a list like θ."""
+
+        def fn(task):
+            with tf.GradientTape(watch_accessed_variables=False) as outer:
+                outer.watch(theta)
+                with tf.GradientTape(watch_accessed_variables=False) as inner:
+                    inner.watch(theta)
+                    _, kl = self._task_losses(self._adapt(theta, task), task)
+                gradients = inner.gradient(
+                    kl, theta, unconnected_gradients="zero"
+                )
+                along = tf.add_n(
+                    [
+                        tf.reduce_sum(tf.convert_to_tensor(g) * v)
+                        for g, v in zip(gradients, vector)
+                    ]
+                )
+            product = outer.gradient(along, theta, unconnected_gradients="zero")
+            return (), [tf.convert_to_tensor(p) for p in product]
+
+        return self._map(fn, batch)
+
+    def _adapt(self, theta, task):
+        return self._task_learner.adapt(
+            theta,
+            _inputs(task),
+            self._meta_gradient.second_order,
+            self._meta_gradient.rematerialize,
+        )
+
+    def _task_losses(self, adapted, task):
+        query = task["query"]
+        outputs = self._task_learner.predict(
+            adapted, query["observations"]
+        ).outputs
+        log_probs = self._actions.log_prob(outputs, query["actions"])
+        ratio = tf.exp(log_probs - query["log_probs"])
+        taken = tf.reduce_sum(query["valid"])
+
+        def mean(values):
+            return tf.reduce_sum(values * query["valid"]) / taken
+
+        return (
+            mean(self._ratio_loss(ratio, query["advantages"])),
+            mean(self._actions.kl(query["outputs"], outputs)),
+        )
+
+    def _map(self, fn, batch):
+        return task_map.map_tasks(fn, batch, **self._map_settings)[1]
+
+
+def _inputs(task):
+    return {"x": task["support"]}

@@ -1,0 +1,249 @@
+"""How the outer loop of a meta-policy search moves θ."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_maml.conjugate_gradient import conjugate_gradient
+from keras_maml.conjugate_gradient import dot
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_number
+
+
+class OuterUpdate:
+    """Base class of the ways to move θ, given one meta-batch of roll-outs."""
+
+    def optimizer(self) -> keras.Optimizer | None:
+        """The Keras optimizer that `update` uses, if any."""
+        return None
+
+    def ratio_loss(self, ratio: Any, advantages: Any) -> Any:
+        """What a step loses: minus its advantage, weighted by the ratio.
+
+        Args:
+            ratio: tensor, of the probabilities of an action under the new and
+                the old adapted policy.
+            advantages: tensor of that shape.
+        """
+        return -ratio * advantages
+
+    def update(
+        self,
+        objective: Any,
+        batch: Any,
+        variables: list,
+        optimizer: keras.Optimizer | None,
+    ) -> dict[str, Any]:
+        """Assigns new values to the variables of θ.
+
+        Args:
+            objective: a `MetaObjective`.
+            batch: what its functions take.
+            variables: list of variables.
+            optimizer: what `optimizer` returned.
+
+        Returns:
+            A dict of scalars for the logs.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "OuterUpdate":
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_maml")
+class TRPO(OuterUpdate):
+    """Trust region policy optimization of θ, through the adaptation.
+
+    The step is the natural gradient: conjugate gradients solve F d = g, with g
+    the outer gradient and F the Hessian of the mean KL divergence between the
+    old and the new adapted policies. It is as long as a quadratic KL of
+    `max_kl` allows, and is shortened until the KL is in fact below it and the
+    loss has become smaller. If no length will do, θ stays.
+
+    Args:
+        max_kl: float above 0. Defaults to `0.01`.
+        cg_steps: int, the steps of conjugate gradients. Defaults to `10`.
+        damping: float, what is added to F's diagonal. Defaults to `1e-5`.
+        backtracks: int, the most times the step is shortened. Defaults to
+            `15`.
+        backtrack_ratio: float below 1, to which it is shortened each time.
+            Defaults to `0.8`.
+
+    Raises:
+        ValueError: if an argument is not of that form.
+
+    Example:
+
+    ```python
+    outer_update = keras_maml.rl.TRPO(max_kl=0.005)
+    ```
+
+    Reference:
+        Schulman et al., 2015, "Trust Region Policy Optimization", appendix C;
+        Finn et al., 2017, section 5.3.
+    """
+
+    def __init__(
+        self,
+        max_kl: float = 0.01,
+        cg_steps: int = 10,
+        damping: float = 1e-5,
+        backtracks: int = 15,
+        backtrack_ratio: float = 0.8,
+    ) -> None:
+        self.max_kl = check_number("max_kl", max_kl, above=0)
+        self.cg_steps = check_integer("cg_steps", cg_steps)
+        self.damping = check_number("damping", damping, minimum=0)
+        self.backtracks = check_integer("backtracks", backtracks, minimum=0)
+        self.backtrack_ratio = check_number(
+            "backtrack_ratio", backtrack_ratio, above=0, below=1
+        )
+
+    def update(
+        self,
+        objective: Any,
+        batch: Any,
+        variables: list,
+        optimizer: keras.Optimizer | None = None,
+    ) -> dict[str, Any]:
+        theta = [tf.convert_to_tensor(v.value) for v in variables]
+        loss, gradients = objective.gradient(theta, batch)
+
+        def product(vector):
+            image = objective.kl_product(theta, vector, batch)
+            return [i + self.damping * v for i, v in zip(image, vector)]
+
+        direction = conjugate_gradient(product, gradients, self.cg_steps)
+        curvature = dot(direction, product(direction))
+        length = tf.sqrt(
+            tf.math.divide_no_nan(2 * self.max_kl, tf.maximum(curvature, 0.0))
+        )
+
+        def at(length):
+            return [t - length * d for t, d in zip(theta, direction)]
+
+        # Loss and KL at the length in hand; what is not a number is no better.
+        def not_yet(i, length, new_loss, kl):
+            fine = (new_loss < loss) & (kl <= self.max_kl)
+            return (i <= self.backtracks) & ~fine
+
+        def shorten(i, length, new_loss, kl):
+            length *= tf.where(i > 0, self.backtrack_ratio, 1.0)
+            return i + 1, length, *objective.losses(at(length), batch)
+
+        i, length, new_loss, kl = tf.while_loop(
+            not_yet,
+            shorten,
+            (tf.constant(0), length, loss, tf.zeros_like(loss)),
+            parallel_iterations=1,
+        )
+        found = (new_loss < loss) & (kl <= self.max_kl)
+        for variable, old, new in zip(variables, theta, at(length)):
+            variable.assign(tf.where(found, new, old))
+        zero = tf.zeros_like(loss)
+        return {
+            "improvement": tf.where(found, loss - new_loss, zero),
+            "kl": tf.where(found, kl, zero),
+            "backtracks": tf.cast(i - 1, loss.dtype),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "max_kl": self.max_kl,
+            "cg_steps": self.cg_steps,
+            "damping": self.damping,
+            "backtracks": self.backtracks,
+            "backtrack_ratio": self.backtrack_ratio,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_maml")
+class PPO(OuterUpdate):
+    """Some gradient steps on a loss that gains nothing from large ratios.
+
+    With `surrogate="lvc"` it is ProMP, but for that paper's penalty on how far
+    θ itself goes.
+
+    Args:
+        learning_rate: float or a `LearningRateSchedule`, of Adam. Defaults to
+            `1e-3`.
+        steps: int, the gradient steps on one meta-batch. Defaults to `5`.
+        clip: float above 0, how far from 1 a ratio counts. Defaults to `0.3`.
+
+    Raises:
+        ValueError: if an argument is not of that form.
+
+    Example:
+
+    ```python
+    outer_update = keras_maml.rl.PPO(learning_rate=3e-4)
+    ```
+
+    Reference:
+        Schulman et al., 2017, "Proximal Policy Optimization Algorithms",
+        equation 7; Rothfuss et al., 2019, "ProMP: Proximal Meta-Policy
+        Search", equation 5 and Algorithm 1.
+    """
+
+    def __init__(
+        self, learning_rate: Any = 1e-3, steps: int = 5, clip: float = 0.3
+    ) -> None:
+        if not isinstance(
+            learning_rate, keras.optimizers.schedules.LearningRateSchedule
+        ):
+            check_number("learning_rate", learning_rate, above=0)
+        self.learning_rate = learning_rate
+        self.steps = check_integer("steps", steps)
+        self.clip = check_number("clip", clip, above=0)
+
+    def optimizer(self) -> keras.Optimizer:
+        return keras.optimizers.Adam(self.learning_rate)
+
+    def ratio_loss(self, ratio: Any, advantages: Any) -> Any:
+        near = tf.clip_by_value(ratio, 1 - self.clip, 1 + self.clip)
+        return -tf.minimum(ratio * advantages, near * advantages)
+
+    def update(
+        self,
+        objective: Any,
+        batch: Any,
+        variables: list,
+        optimizer: keras.Optimizer | None,
+    ) -> dict[str, Any]:
+        if optimizer is None:
+            raise ValueError(
+                "`PPO.update` needs the optimizer that `PPO.optimizer` makes. "
+                f"Received: optimizer={optimizer!r}"
+            )
+
+        def theta():
+            return [tf.convert_to_tensor(v.value) for v in variables]
+
+        first = None
+        for _ in range(self.steps):
+            loss, gradients = objective.gradient(theta(), batch)
+            first = loss if first is None else first
+            optimizer.apply_gradients(zip(gradients, variables))
+        loss, kl = objective.losses(theta(), batch)
+        return {"improvement": first - loss, "kl": kl}
+
+    def get_config(self) -> dict[str, Any]:
+        rate = self.learning_rate
+        if not isinstance(rate, (int, float)):
+            rate = keras.saving.serialize_keras_object(rate)
+        return {"learning_rate": rate, "steps": self.steps, "clip": self.clip}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "PPO":
+        config = dict(config)
+        if isinstance(config["learning_rate"], dict):
+            config["learning_rate"] = keras.saving.deserialize_keras_object(
+                config["learning_rate"]
+            )
+        return cls(**config)

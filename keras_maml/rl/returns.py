@@ -1,0 +1,55 @@
+"""How well tasks are learned: mean and confidence interval of returns."""
+
+from typing import Any
+
+from keras_maml.evaluation import TaskScores
+from keras_maml.rl.meta_policy_search import MetaPolicySearch
+from keras_maml.rl.trajectories import Trajectories
+
+
+def evaluate_returns(
+    meta_policy: MetaPolicySearch,
+    tasks: Any,
+    inner_steps: int | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+) -> dict[int, TaskScores]:
+    """Acts in tasks, and scores them before and after each inner step.
+
+    Args:
+        meta_policy: a `MetaPolicySearch`.
+        tasks: structure of arrays `(T, ...)`, as `sample_tasks` gives.
+        inner_steps: int. Defaults to the model's.
+        episodes: int, those in each task before and after each step. Defaults
+            to the model's.
+        seed: int. Defaults to `0`.
+
+    Returns:
+        A dict from 0, 1, ... `inner_steps` to the `TaskScores` of the tasks'
+        mean returns, not discounted.
+
+    Example:
+
+    ```python
+    environment = keras_maml.rl.GoalVelocity(horizon=10)
+    meta_policy = keras_maml.rl.MetaPolicySearch(
+        keras_maml.rl.mlp_policy(environment, hidden_units=(8,)), environment
+    )
+    held_out = environment.tasks(4, seed=1).sample(0)
+    scores = keras_maml.rl.evaluate_returns(meta_policy, held_out)
+    print(f"{scores[1].mean:.2f} ± {scores[1].ci95:.2f}")
+    ```
+
+    Reference:
+        Finn et al., 2017, section 5.3 and figures 4 and 5.
+    """
+    collected = meta_policy.collect(tasks, inner_steps, episodes, seed)
+    return {
+        number: TaskScores(mean_returns(trajectories))
+        for number, trajectories in enumerate(collected)
+    }
+
+
+def mean_returns(trajectories: Trajectories) -> Any:
+    """Each task's mean of the episodes' sums of rewards, `(T,)`."""
+    return trajectories.rewards.sum(-1).mean(-1)

@@ -1,0 +1,99 @@
+"""What was seen, done and rewarded in some episodes."""
+
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_maml.rl.environment import Environment
+
+
+class Trajectories(NamedTuple):
+    """Episodes of one task, or of many with an axis of tasks in front.
+
+    With letters N = episodes, H = steps of the longest one:
+
+    Attributes:
+        observations: `(N, H, *observation_shape)`, what each step began with.
+        actions: `(N, H, *actions.shape)`, as the policy drew them.
+        rewards: `(N, H)`.
+        valid: `(N, H)`, 1 for steps that were taken and 0 after the end of an
+            episode. What stands there in the others does not count.
+
+    Example:
+
+    ```python
+    trajectories = keras_maml.rl.Trajectories(
+        observations=np.zeros((3, 10, 2)),
+        actions=np.zeros((3, 10, 2)),
+        rewards=np.zeros((3, 10)),
+        valid=np.ones((3, 10)),
+    )
+    ```
+    """
+
+    observations: Any
+    actions: Any
+    rewards: Any
+    valid: Any
+
+
+def check_trajectories(
+    trajectories: Trajectories, environment: Environment
+) -> Trajectories:
+    """Trajectories of one task as arrays, or a `ValueError`.
+
+    Args:
+        trajectories: a `Trajectories`.
+        environment: the `Environment` whose spaces they must fit.
+
+    Returns:
+        A `Trajectories` of numpy arrays, filled up to the horizon.
+    """
+    if not isinstance(trajectories, Trajectories):
+        raise ValueError(
+            "`trajectories` must be a `keras_maml.rl.Trajectories`, or a list "
+            f"of them. Received: trajectories={trajectories!r}"
+        )
+    actions = environment.actions
+    arrays = Trajectories(
+        np.asarray(trajectories.observations, "float32"),
+        np.asarray(trajectories.actions, actions.dtype),
+        np.asarray(trajectories.rewards, "float32"),
+        np.asarray(trajectories.valid, "float32"),
+    )
+    steps = arrays.rewards.shape
+    wanted = Trajectories(
+        (*steps, *environment.observation_shape),
+        (*steps, *actions.shape),
+        steps,
+        steps,
+    )
+    received = Trajectories(*(array.shape for array in arrays))
+    if len(steps) != 2 or received != wanted or steps[1] > environment.horizon:
+        raise ValueError(
+            "`trajectories` must have the shapes (N, H, "
+            f"*{environment.observation_shape}), (N, H, *{actions.shape}), "
+            f"(N, H) and (N, H), with H at most {environment.horizon}. "
+            f"Received: shapes {received}"
+        )
+    taken = arrays.valid.sum(1)
+    if not steps[0] or not np.all(taken > 0):
+        raise ValueError(
+            "`trajectories` must have episodes, and each at least one step. "
+            f"Received: episodes with {taken.tolist()} steps"
+        )
+    for name, array in arrays._asdict().items():
+        if not np.all(np.isfinite(array)):
+            raise ValueError(
+                "`trajectories` must be finite numbers. Received: "
+                f"trajectories.{name} with {np.sum(~np.isfinite(array))} that "
+                "are not"
+            )
+    missing = environment.horizon - steps[1]
+    return Trajectories(
+        *(
+            np.pad(a, [(0, 0), (0, missing)] + [(0, 0)] * (a.ndim - 2))
+            for a in arrays
+        )
+    )
