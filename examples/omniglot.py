@@ -52,7 +52,7 @@ flags.DEFINE_integer(
     "inner_steps",
     None,
     "Gradient steps on a support set in training. By default 1 for fewer than "
-    "20 classes and 5 otherwise, as in the paper; 10 for Reptile and 16 for "
+    "20 classes and 5 otherwise, as in the paper; 10 for Reptile and 8 for "
     "iMAML.",
     lower_bound=0,
 )
@@ -60,7 +60,7 @@ flags.DEFINE_integer(
     "evaluation_steps",
     None,
     "Gradient steps in the test. By default 3 for fewer than 20 classes and 5 "
-    "otherwise, as in the paper; 50 for Reptile and 16 for iMAML.",
+    "otherwise, as in the paper; 50 for Reptile and 8 for iMAML.",
     lower_bound=0,
 )
 flags.DEFINE_float(
@@ -139,8 +139,8 @@ SPLIT = (1100, 100, 423)
 
 # What an algorithm has in the place of the defaults of the others: inner rate,
 # inner steps in training and in the test.
-RATES = {"reptile": 5e-4, "imaml": 1.0, "proto_maml": 0.5, "cavia": 5.0}
-STEPS = {"reptile": (10, 50), "imaml": (16, 16)}
+RATES = {"reptile": 5e-4, "proto_maml": 0.5, "cavia": 5.0}
+STEPS = {"reptile": (10, 50), "imaml": (8, 8)}
 # Reptile trains on more examples of a class than it is tested on.
 REPTILE_SHOTS = 10
 
@@ -242,7 +242,7 @@ def make_model(config, iterations):
                 # Its averages are used; these follow in tens of steps.
                 layer.momentum = 0.9
     if name == "imaml":
-        settings["proximal"] = 0.2
+        settings["proximal"] = 0.02
     meta_model = getattr(keras_maml.algorithms, name)(learner, **settings)
     schedules = keras.optimizers.schedules
     if name == "reptile":

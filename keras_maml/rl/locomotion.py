@@ -172,3 +172,8 @@ class AntDirection(_Locomotion):
 
     def _forward_reward(self, velocity, goal):
         return goal * velocity
+
+
+def _forward_or_backward(count, seed):
+    uniform = tf.random.stateless_uniform([count], seed)
+    return tf.where(uniform < 0.5, -1.0, 1.0)
