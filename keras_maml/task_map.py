@@ -45,31 +45,28 @@ class VectorizationError(ValueError):
     """An operation that cannot be computed for all tasks as one."""
 
 
-def vectorizes(learner, also=frozenset()):
+def vectorizes(learner):
     """Whether all tasks of `learner` are better computed as one.
 
     So it is where a task's operations are so small that calling them costs
     more than what they do: few weights, in dense layers and others as light.
     Kernels of each task's own, such as those of convolutions, would not
-    become one operation. Layers of the types in `also` are as light.
+    become one operation.
     """
-    light = _LIGHT_LAYERS | also
-    return _is_light(learner, light) and learner.count_params() <= _MAX_WEIGHTS
+    return _is_light(learner) and learner.count_params() <= _MAX_WEIGHTS
 
 
-def _is_light(learner, light):
+def _is_light(learner):
     # Subclasses, whose `call` may do anything, are none of these.
     if type(learner) is keras.Sequential:
-        return all(_is_light(layer, light) for layer in learner.layers)
+        return all(_is_light(layer) for layer in learner.layers)
     if isinstance(learner, keras.Function) and isinstance(learner, keras.Model):
         functional = type(learner).__module__.partition(".")[0] == "keras"
-        return functional and all(
-            _is_light(op, light) for op in learner.operations
-        )
-    return type(learner) in light
+        return functional and all(_is_light(op) for op in learner.operations)
+    return type(learner) in _VECTORIZED_LAYERS
 
 
-_LIGHT_LAYERS = frozenset(
+_VECTORIZED_LAYERS = frozenset(
     {
         layers.InputLayer,
         layers.Dense,

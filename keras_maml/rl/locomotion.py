@@ -75,9 +75,7 @@ class HalfCheetahDirection(_Locomotion):
     _ROBOT = _CHEETAH
 
     def sample_tasks(self, count: int, seed: Any) -> Any:
-        return tf.where(
-            tf.random.stateless_uniform([count], seed) < 0.5, -1.0, 1.0
-        )
+        return _forward_or_backward(count, seed)
 
     def _forward_reward(self, velocity, goal):
         return goal * velocity
@@ -166,9 +164,7 @@ class AntDirection(_Locomotion):
     }
 
     def sample_tasks(self, count: int, seed: Any) -> Any:
-        return tf.where(
-            tf.random.stateless_uniform([count], seed) < 0.5, -1.0, 1.0
-        )
+        return _forward_or_backward(count, seed)
 
     def _forward_reward(self, velocity, goal):
         return goal * velocity

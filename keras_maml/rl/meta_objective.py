@@ -19,7 +19,6 @@ class MetaObjective:
         ratio_loss: function `(ratio, advantages)` of tensors that returns what
             each step of the last trajectories loses.
         parallelism: int, as in `map_tasks`.
-        vectorize: bool, as in `map_tasks`.
     """
 
     def __init__(
@@ -29,16 +28,12 @@ class MetaObjective:
         meta_gradient,
         ratio_loss,
         parallelism,
-        vectorize,
     ):
         self._task_learner = task_learner
         self._actions = actions
         self._meta_gradient = meta_gradient
         self._ratio_loss = ratio_loss
-        self._map_settings = {
-            "parallelism": parallelism,
-            "vectorize": vectorize,
-        }
+        self._parallelism = parallelism
         # Each is traced once and called many times in an update.
         self.losses = tf.function(self._losses, autograph=False)
         self.gradient = tf.function(self._gradient, autograph=False)
@@ -127,7 +122,7 @@ class MetaObjective:
         )
 
     def _map(self, fn, batch):
-        return task_map.map_tasks(fn, batch, **self._map_settings)[1]
+        return task_map.map_tasks(fn, batch, parallelism=self._parallelism)[1]
 
 
 def _inputs(task):

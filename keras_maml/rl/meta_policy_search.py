@@ -20,7 +20,6 @@ from keras_maml.rl.environment import check_environment
 from keras_maml.rl.meta_objective import MetaObjective
 from keras_maml.rl.outer_updates import TRPO
 from keras_maml.rl.outer_updates import OuterUpdate
-from keras_maml.rl.policies import LogStd
 from keras_maml.rl.roll_out import roll_out
 from keras_maml.rl.surrogates import SURROGATES
 from keras_maml.rl.trajectories import Trajectories
@@ -31,6 +30,10 @@ from keras_maml.validation import check_seed
 
 # Of what the random numbers are that a seed gives.
 _TRAINING, _ACTING = 0, 1
+
+# Tasks at a time. One after another, not as one: their many steps are work
+# enough for TensorFlow's kernels, which are faster than XLA's.
+_PARALLELISM = os.cpu_count() or 1
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
@@ -250,7 +253,7 @@ class MetaPolicySearch(keras.Model):
             self.environment.actions,
             self.meta_model.meta_gradient,
             self.outer_update.ratio_loss,
-            **self._map_settings(),
+            _PARALLELISM,
         )
         logs |= self.outer_update.update(
             objective, batch, self.meta_model._outer_variables(), self.optimizer
@@ -413,7 +416,7 @@ class MetaPolicySearch(keras.Model):
             adapted = task_learner.adapt(theta, {"x": task}, False)
             return adapted.weights, ()
 
-        return task_map.map_tasks(fn, support, **self._map_settings())[0]
+        return task_map.map_tasks(fn, support, parallelism=_PARALLELISM)[0]
 
     def _task_learner(self, steps, episodes=None):
         surrogate = SURROGATES[self.surrogate]
@@ -437,12 +440,6 @@ class MetaPolicySearch(keras.Model):
         # Step i descends the loss of the episodes before step i.
         task_learner.inner_batch_size = horizon * (episodes or self.episodes)
         return task_learner
-
-    def _map_settings(self):
-        return {
-            "parallelism": os.cpu_count() or 1,
-            "vectorize": task_map.vectorizes(self.policy, {LogStd}),
-        }
 
     def _iteration_seed(self, iteration):
         return tf.random.experimental.stateless_fold_in(

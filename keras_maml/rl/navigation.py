@@ -16,10 +16,11 @@ from keras_maml.validation import check_number
 class PointNavigation(Environment):
     """2D navigation: each task is a goal, known by its rewards alone.
 
-    A point starts at the origin and moves by the action, whose entries are
-    clipped to ±0.1. The observation is its position, the reward minus its
-    distance from the goal, and an episode ends within 0.01 of the goal in
-    both coordinates. Goals are uniform in the square [−`size`, `size`]².
+    A point starts at the origin and moves by a tenth of the action, whose
+    entries are clipped to ±1. The observation is its position, the reward
+    minus its distance from the goal, and an episode ends within 0.01 of the
+    goal in both coordinates. Goals are uniform in the square
+    [−`size`, `size`]².
 
     Args:
         horizon: int, the most steps of an episode. Defaults to `100`.
@@ -41,7 +42,8 @@ class PointNavigation(Environment):
     ```
 
     Reference:
-        Finn et al., 2017, section 5.3, "2D navigation".
+        Finn et al., 2017, section 5.3, "2D navigation": velocities clipped to
+        ±0.1, which the released code scales to actions of ±1.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class PointNavigation(Environment):
         self.squared = check_bool("squared", squared)
         self.observe_goal = check_bool("observe_goal", observe_goal)
         self.observation_shape = (4 if observe_goal else 2,)
-        self.actions = ContinuousActions(2, -0.1, 0.1)
+        self.actions = ContinuousActions(2)
 
     def sample_tasks(self, count: int, seed: Any) -> Any:
         return tf.random.stateless_uniform(
@@ -72,7 +74,7 @@ class PointNavigation(Environment):
     def step(
         self, state: Any, actions: Any, tasks: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
-        state += self.actions.clip(actions)
+        state += 0.1 * self.actions.clip(actions)
         away = state - tasks
         square = tf.reduce_sum(tf.square(away), -1)
         rewards = -square if self.squared else -tf.sqrt(square)

@@ -178,7 +178,6 @@ def test_meta_gradient_is_that_of_the_expected_return():
         meta_policy.meta_model.meta_gradient,
         rl.TRPO().ratio_loss,
         parallelism=1,
-        vectorize=False,
     )
     batch = {
         "query": query,
