@@ -5,6 +5,10 @@ from keras_maml.rl.actions import DiscreteActions
 from keras_maml.rl.double_integrator import GoalVelocity
 from keras_maml.rl.environment import Environment
 from keras_maml.rl.environment import TaskSampler
+from keras_maml.rl.gymnasium_environment import GymnasiumEnvironment
+from keras_maml.rl.locomotion import AntDirection
+from keras_maml.rl.locomotion import HalfCheetahDirection
+from keras_maml.rl.locomotion import HalfCheetahVelocity
 from keras_maml.rl.meta_policy_search import MetaPolicySearch
 from keras_maml.rl.navigation import PointNavigation
 from keras_maml.rl.outer_updates import PPO
@@ -19,10 +23,14 @@ from keras_maml.rl.trajectories import Trajectories
 __all__ = [
     "PPO",
     "TRPO",
+    "AntDirection",
     "ContinuousActions",
     "DiscreteActions",
     "Environment",
     "GoalVelocity",
+    "GymnasiumEnvironment",
+    "HalfCheetahDirection",
+    "HalfCheetahVelocity",
     "LogStd",
     "MetaPolicySearch",
     "OuterUpdate",

@@ -140,7 +140,8 @@ class DiscreteActions:
 
     def sample(self, outputs: Any, seed: Any) -> Any:
         """Draws actions, `(...)`."""
-        # The largest of logits with Gumbel noise (XLA has no categorical).
+        # The largest of logits with Gumbel noise: TensorFlow's own draws a
+        # matrix and knows no other axes.
         uniform = tf.random.stateless_uniform(
             tf.shape(outputs), seed, minval=1e-20, dtype=outputs.dtype
         )

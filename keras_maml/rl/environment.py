@@ -17,7 +17,7 @@ class Environment:
     A task is whatever `sample_tasks` gives: a goal, a tensor or a structure of
     tensors. An environment steps a batch of B episodes at once, each with a
     task of its own; every method is a function of its arguments alone, in
-    TensorFlow operations, so that whole roll-outs are compiled.
+    TensorFlow operations, so that whole roll-outs run inside one `tf.function`.
 
     Subclasses define the methods below, and keep their arguments as
     attributes for `get_config`.
@@ -26,7 +26,6 @@ class Environment:
         observation_shape: tuple of ints, of one observation.
         actions: a `ContinuousActions` or `DiscreteActions`.
         horizon: int, the steps after which an episode ends in any case.
-        compiled: bool. Whether XLA may compile roll-outs. Defaults to `True`.
 
     Example:
 
@@ -39,7 +38,6 @@ class Environment:
     observation_shape: tuple[int, ...]
     actions: ContinuousActions | DiscreteActions
     horizon: int
-    compiled = True
 
     def sample_tasks(self, count: int, seed: Any) -> Any:
         """Draws tasks.

@@ -20,7 +20,7 @@ class GymnasiumEnvironment(Environment):
     that its rewards, or whatever differs from task to task, depend on. The
     vector is reset with a seed, from which all else in it must follow.
 
-    Roll-outs are one call of a compiled graph, which calls back for each step.
+    Roll-outs are one call of a graph, which calls back for each step.
 
     Args:
         horizon: int, the most steps of an episode. One that gymnasium
@@ -57,9 +57,6 @@ class GymnasiumEnvironment(Environment):
     policy = keras_maml.rl.mlp_policy(environment, hidden_units=(8,))
     ```
     """
-
-    # XLA cannot call back.
-    compiled = False
 
     def __init__(self, horizon: int = 200) -> None:
         self.horizon = check_integer("horizon", horizon)

@@ -1,5 +1,7 @@
 """The outer loss of a meta-batch of tasks, as a function of θ."""
 
+import functools
+
 import tensorflow as tf
 
 from keras_maml import task_map
@@ -34,10 +36,16 @@ class MetaObjective:
         self._meta_gradient = meta_gradient
         self._ratio_loss = ratio_loss
         self._parallelism = parallelism
-        # Each is traced once and called many times in an update.
-        self.losses = tf.function(self._losses, autograph=False)
-        self.gradient = tf.function(self._gradient, autograph=False)
-        self.kl_product = tf.function(self._kl_product, autograph=False)
+        # Each is traced once and called many times in an update. Not inlined:
+        # TensorFlow would optimise every call anew.
+        function = functools.partial(
+            tf.function,
+            autograph=False,
+            experimental_attributes={"_noinline": True},
+        )
+        self.losses = function(self._losses)
+        self.gradient = function(self._gradient)
+        self.kl_product = function(self._kl_product)
 
     def _losses(self, theta, batch):
         """The loss, and how far the adapted policies have gone.

@@ -293,7 +293,7 @@ class MetaPolicySearch(keras.Model):
         if episodes is not None:
             check_integer("episodes", episodes, minimum=2)
         tasks = tf.nest.map_structure(tf.convert_to_tensor, tasks)
-        # Traced once: whole roll-outs take longer to compile than to run.
+        # Traced once: that takes longer than to run it.
         key = (inner_steps, episodes)
         if key not in self._untracked.act:
             self._untracked.act[key] = tf.function(
@@ -328,15 +328,13 @@ class MetaPolicySearch(keras.Model):
                 weights = self._adapt_all(theta, support, number, episodes)
             act = self._acting(theta[:width], weights)
 
-            def run(tasks, seed, act=act):
-                return roll_out(self.environment, act, tasks, episodes, seed)
-
-            if self.environment.compiled:
-                run = tf.function(run, autograph=False, jit_compile=True)
-            trajectories = run(
-                tasks, tf.random.experimental.stateless_fold_in(seed, number)
+            trajectories = roll_out(
+                self.environment,
+                act,
+                tasks,
+                episodes,
+                tf.random.experimental.stateless_fold_in(seed, number),
             )
-            # Outside what XLA compiles, which has no assertions.
             finite = tf.debugging.assert_all_finite
             trajectories = trajectories._replace(
                 rewards=finite(
@@ -378,7 +376,8 @@ class MetaPolicySearch(keras.Model):
 
     def _step(self, trajectories, act):
         """What losses need to know of trajectories `(T, N, H, ...)`."""
-        rewards, valid = trajectories.rewards, trajectories.valid
+        valid = trajectories.valid
+        rewards = trajectories.rewards * valid
         values = linear_baseline(
             trajectories.observations,
             advantages_lib.discounted_sums(rewards, self.discount),

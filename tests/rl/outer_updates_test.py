@@ -156,7 +156,7 @@ def test_trpo_stays_where_no_step_is_right(factor):
     assert float(logs["improvement"]) == float(logs["kl"]) == 0.0
 
 
-@pytest.mark.parametrize("update", [rl.TRPO(), rl.PPO(steps=3)])
+@pytest.mark.parametrize("update", [rl.TRPO(), rl.PPO(1e-4, steps=3)])
 def test_a_real_step(update):
     meta_policy, _, _, _ = problem(dtype="float32")
     environment = meta_policy.environment
