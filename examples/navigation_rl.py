@@ -1,0 +1,266 @@
+"""2D navigation: a policy that finds a new goal after some trial episodes.
+
+A point in the plane is rewarded for being near a goal that it does not see.
+Meta-trains a policy from which one policy-gradient step, on 20 episodes toward
+the goal, is enough to go there; beside it a policy trained on all goals at
+once, and an oracle that sees the goal. Ends with a table of returns on goals
+that were never trained on, and pictures of paths and of training.
+
+    python examples/navigation_rl.py
+    python examples/navigation_rl.py --iterations=20 --nobaselines
+
+What was interrupted goes on by the same command.
+"""
+
+import json
+import os
+import time
+
+# Before TensorFlow is imported: its start-up messages are no news here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app
+from absl import flags
+from absl import logging
+
+import keras_maml
+from keras_maml import rl
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_integer(
+    "iterations", 150, "Outer steps of meta-training.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "baseline_iterations",
+    100,
+    "Outer steps of the two policies beside it.",
+    lower_bound=1,
+)
+flags.DEFINE_bool(
+    "baselines", True, "Whether to train the pretrained policy and the oracle."
+)
+flags.DEFINE_integer(
+    "meta_batch_size", 20, "Goals of an outer step.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "episodes", 20, "Episodes toward a goal before each step.", lower_bound=2
+)
+flags.DEFINE_integer("horizon", 100, "Steps of an episode.", lower_bound=1)
+flags.DEFINE_list(
+    "hidden_units", ["100", "100"], "Sizes of the policy's hidden layers."
+)
+flags.DEFINE_float(
+    "inner_rate", 0.1, "Learning rate of the first inner step.", lower_bound=0.0
+)
+flags.DEFINE_float(
+    "test_rate",
+    0.05,
+    "Learning rate of the further inner steps of the test.",
+    lower_bound=0.0,
+)
+flags.DEFINE_integer("test_steps", 3, "Inner steps of the test.", lower_bound=1)
+flags.DEFINE_integer("test_goals", 40, "Held-out goals.", lower_bound=2)
+flags.DEFINE_float(
+    "max_kl", 0.01, "Trust region of an outer step.", lower_bound=0.0
+)
+flags.DEFINE_enum(
+    "surrogate",
+    "lvc",
+    ["dice", "lvc", "score_function"],
+    "What an inner step descends, see MetaPolicySearch.",
+)
+flags.DEFINE_integer("seed", 0, "Of weights, goals and actions.", lower_bound=0)
+flags.DEFINE_string(
+    "output_dir", "outputs/navigation_rl", "Gets models and pictures."
+)
+flags.DEFINE_enum(
+    "progress", "bar", ["bar", "line"], "Lines of Keras's `fit`, or short ones."
+)
+
+
+def make_search(config, inner_steps, observe_goal=False):
+    """A search for a policy; without inner steps, for one of all goals."""
+    environment = rl.PointNavigation(
+        horizon=config.horizon, observe_goal=observe_goal
+    )
+    policy = rl.mlp_policy(
+        environment,
+        [int(units) for units in config.hidden_units],
+        seed=config.seed,
+    )
+    # The first step, and all those after it.
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [0], [config.inner_rate, config.test_rate]
+    )
+    return rl.MetaPolicySearch(
+        policy,
+        environment,
+        inner_optimizer=keras_maml.inner_optimizers.SGD(rates),
+        inner_steps=inner_steps,
+        surrogate=config.surrogate,
+        outer_update=rl.TRPO(max_kl=config.max_kl),
+        episodes=config.episodes,
+        seed=config.seed,
+    )
+
+
+class Progress(keras.callbacks.Callback):
+    """A short line for every tenth iteration."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch % 10 == 9:
+            values = [f"{k} {float(v):.4g}" for k, v in logs.items()]
+            print(f"iteration {epoch + 1}: {', '.join(values)}", flush=True)
+
+
+def train(config, name, iterations, **kwargs):
+    """Trains a search; returns it and the history of its returns.
+
+    What stands in the output folder is gone on with.
+    """
+    search = make_search(config, **kwargs)
+    folder = os.path.join(config.output_dir, name)
+    log = os.path.join(folder, "log.csv")
+    os.makedirs(folder, exist_ok=True)
+    bar = config.progress == "bar"
+    search.fit(
+        search.environment.tasks(config.meta_batch_size, seed=config.seed),
+        iterations,
+        verbose=2 if bar else 0,
+        callbacks=[
+            keras.callbacks.BackupAndRestore(
+                os.path.join(folder, "backup"), delete_checkpoint=False
+            ),
+            keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
+            *([] if bar else [Progress()]),
+        ],
+    )
+    search.save(os.path.join(folder, "model.keras"))
+    history = np.genfromtxt(log, delimiter=",", names=True)
+    return search, np.atleast_1d(history)
+
+
+def held_out_goals(config):
+    """Goals of a seed that no training has."""
+    environment = rl.PointNavigation(config.horizon)
+    sampler = environment.tasks(config.test_goals, seed=config.seed + 1)
+    return sampler.sample(0).numpy()
+
+
+def draw_paths(search, goals, path):
+    """Draws episodes toward some goals, before and after one step."""
+    import matplotlib.pyplot as plt
+
+    before, after = search.collect(goals, inner_steps=1)
+    figure, axes = plt.subplots(
+        2, len(goals), figsize=(2.6 * len(goals), 5.6), squeeze=False
+    )
+    for row, (title, trajectories) in zip(
+        axes, (("before", before), ("after 1 step", after))
+    ):
+        for axis, goal, seen, valid in zip(
+            row, goals, trajectories.observations, trajectories.valid
+        ):
+            for one, taken in zip(seen[:5], valid[:5]):
+                one = one[taken == 1]
+                axis.plot(one[:, 0], one[:, 1], lw=1, alpha=0.8)
+            axis.plot(0, 0, "k.", ms=8)
+            axis.plot(*goal, "r*", ms=13, mec="white", zorder=3)
+            axis.set_xlim(-1, 1)
+            axis.set_ylim(-1, 1)
+            axis.set_aspect("equal")
+            axis.set_title(title, fontsize=9)
+            axis.tick_params(labelsize=7)
+    figure.suptitle("Five episodes toward each goal (star), from the origin")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_training(histories, path):
+    """Draws returns against iterations."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.8))
+    for label, history, column in histories:
+        axis.plot(1 + np.arange(len(history)), history[column], label=label)
+    axis.set_xlabel("iteration")
+    axis.set_ylabel("mean return of the training goals")
+    axis.set_yscale("symlog", linthresh=1)
+    ticks = [-100, -50, -20, -10, -5, -2]
+    axis.set_yticks(ticks, [str(tick) for tick in ticks])
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)
+    keras_maml.configure_threads()
+    started = time.time()
+    goals = held_out_goals(FLAGS)
+    search, history = train(FLAGS, "maml", FLAGS.iterations, inner_steps=1)
+    rows = {"MAML": rl.evaluate_returns(search, goals, FLAGS.test_steps)}
+    histories = [
+        ("MAML, before adaptation", history, "return_0"),
+        ("MAML, after 1 step", history, "return_1"),
+    ]
+    if FLAGS.baselines:
+        pretrained, history = train(
+            FLAGS, "pretrained", FLAGS.baseline_iterations, inner_steps=0
+        )
+        histories.append(("pretrained on all goals", history, "return_0"))
+        rows["pretrained"] = rl.evaluate_returns(
+            pretrained, goals, FLAGS.test_steps
+        )
+        oracle, history = train(
+            FLAGS,
+            "oracle",
+            FLAGS.baseline_iterations,
+            inner_steps=0,
+            observe_goal=True,
+        )
+        histories.append(("oracle, sees the goal", history, "return_0"))
+        rows["oracle"] = rl.evaluate_returns(oracle, goals, 0)
+    untrained = make_search(FLAGS, inner_steps=1)
+    rows["untrained"] = rl.evaluate_returns(untrained, goals, FLAGS.test_steps)
+
+    minutes = (time.time() - started) / 60
+    print(
+        f"\n2D navigation, {FLAGS.test_goals} held-out goals, "
+        f"{FLAGS.iterations} iterations, {minutes:.1f} minutes in all:"
+    )
+    steps = range(FLAGS.test_steps + 1)
+    print("mean return ± 95 % CI after so many inner steps")
+    print(" " * 12 + "".join(f"{i:>15d}" for i in steps))
+    for name, scores in rows.items():
+        cells = (f"{s.mean:.1f} ± {s.ci95:.1f}" for s in scores.values())
+        print(f"{name:12s}" + "".join(f"{cell:>15s}" for cell in cells))
+
+    folder = FLAGS.output_dir
+    with open(os.path.join(folder, "returns.json"), "w") as file:
+        json.dump(
+            {
+                name: {i: [s.mean, s.ci95] for i, s in scores.items()}
+                for name, scores in rows.items()
+            },
+            file,
+        )
+    paths = os.path.join(folder, "paths.png")
+    draw_paths(search, goals[:4], paths)
+    training = os.path.join(folder, "training.png")
+    draw_training(histories, training)
+    exported = os.path.join(folder, "saved_model")
+    search.export(exported, verbose=False)
+    print(f"Pictures: {paths}, {training}\nSavedModel: {exported}")
+
+
+if __name__ == "__main__":
+    app.run(main)
