@@ -28,7 +28,8 @@ INSTALL_REQUIRES = [
 ]
 
 PLOTS = ["matplotlib>=3.10"]
-TESTS = [*PLOTS, "Pillow>=10.0", "pytest>=8.0"]
+RL = ["gymnasium[mujoco]>=1.1", "mujoco>=3.3"]
+TESTS = [*PLOTS, *RL, "Pillow>=10.0", "pytest>=8.0"]
 # Pinned, so that a new release of a tool never turns a finished change red.
 DEV = [*TESTS, "mypy==2.4.1", "pre-commit==4.7.0", "ruff==0.17.6"]
 
@@ -44,7 +45,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["keras_maml", "keras_maml.*"]),
     package_data={"keras_maml": ["py.typed"]},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"plots": PLOTS, "tests": TESTS, "dev": DEV},
+    extras_require={"plots": PLOTS, "rl": RL, "tests": TESTS, "dev": DEV},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

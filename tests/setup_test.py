@@ -84,7 +84,9 @@ def test_package_is_whole_and_typed(declared):
 
 def test_library_imports_only_what_is_declared(declared):
     required = distributions(declared["install_requires"])
-    optional = distributions(declared["extras_require"]["plots"])
+    optional = distributions(
+        declared["extras_require"]["plots"] + declared["extras_require"]["rl"]
+    )
     assert imported("keras_maml") - {"keras-maml"} <= required | optional
 
 

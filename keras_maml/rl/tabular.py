@@ -43,6 +43,8 @@ class TabularMDP(Environment):
         of an MDP are uniform there only for bandits.
     """
 
+    actions: DiscreteActions
+
     def __init__(
         self,
         states: int = 5,
