@@ -129,3 +129,26 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch, load_program):
     assert started == ["anil", "boil"]
     for name in names:
         assert f"`{name}`" in page.read_text()
+
+
+def test_environments_are_compared():
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.rl_environments",
+            "--tasks=2",
+            "--episodes=2",
+            "--horizon=5",
+            "--rounds=1",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+    )
+    lines = dict(
+        line.rsplit(None, 5)[:2] for line in result.stdout.splitlines()[-3:-1]
+    )
+    assert set(lines) == {"in the graph", "gymnasium"}
+    assert result.stdout.splitlines()[-1].startswith("ratio")

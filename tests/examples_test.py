@@ -17,7 +17,15 @@ import keras_maml
 from keras_maml import tasks
 
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
-EXAMPLES = ["gaussian", "omniglot", "serve", "sinusoid"]
+# Each with a flag that is out of its bounds.
+EXAMPLES = {
+    "gaussian": "--k_shot=0",
+    "half_cheetah_rl": "--horizon=0",
+    "navigation_rl": "--horizon=0",
+    "omniglot": "--k_shot=0",
+    "serve": "--seed=-1",
+    "sinusoid": "--k_shot=0",
+}
 
 
 @pytest.fixture
@@ -70,7 +78,7 @@ def test_main_refuses_more_arguments(load, name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_flags_have_bounds(load, name):
     with pytest.raises(flags.IllegalFlagValueError):
-        load(name, "--k_shot=0" if name != "serve" else "--seed=-1")
+        load(name, EXAMPLES[name])
 
 
 def test_sinusoid_prints_the_comparison(sinusoid):
@@ -265,7 +273,7 @@ def test_omniglot_on_glyphs(load, tmp_path, monkeypatch, algorithm):
     result = json.loads((tmp_path / "results.jsonl").read_text())
     assert result["algorithm"] == algorithm
     assert result["iterations"] == 2
-    steps = {"reptile": "50", "imaml": "16"}.get(algorithm, "3")
+    steps = {"reptile": "50", "imaml": "8"}.get(algorithm, "3")
     assert sorted(result["accuracy"]) == sorted(["0", "1", steps])
     assert all(0 <= mean <= 1 for mean in result["accuracy"].values())
     assert is_picture(tmp_path / "episode.png")
@@ -286,3 +294,53 @@ def test_omniglot_for_some_minutes(load):
     assert int(meta_model.optimizer.iterations) == len(times.ends)
     # 60 ms of each core, for steps that take some milliseconds.
     assert 1 <= len(times.ends) <= 100
+
+
+def policy_search(load, monkeypatch, name, folder, *flags):
+    example = load(
+        name,
+        "--horizon=4",
+        "--hidden_units=6",
+        "--meta_batch_size=2",
+        "--episodes=2",
+        "--test_steps=1",
+        f"--output_dir={folder}",
+        *flags,
+    )
+    monkeypatch.setattr(example.keras_maml, "configure_threads", lambda: None)
+    example.main([name])
+
+
+def test_navigation(load, monkeypatch, tmp_path, capsys):
+    small = ("--test_goals=2", "--progress=line", "--nobaselines")
+    policy_search(
+        load, monkeypatch, "navigation_rl", tmp_path, "--iterations=2", *small
+    )
+    printed = capsys.readouterr().out
+    rows = [line.split()[0] for line in printed.splitlines() if "±" in line]
+    assert rows == ["mean", "MAML", "untrained"]
+    assert is_picture(tmp_path / "paths.png")
+    assert is_picture(tmp_path / "training.png")
+    assert (tmp_path / "saved_model").is_dir()
+    returns = json.loads((tmp_path / "returns.json").read_text())
+    assert list(returns["MAML"]) == ["0", "1"]
+    log = (tmp_path / "maml" / "log.csv").read_text().splitlines()
+    assert len(log) == 3
+
+
+def test_half_cheetah(load, monkeypatch, tmp_path, capsys):
+    policy_search(
+        load,
+        monkeypatch,
+        "half_cheetah_rl",
+        tmp_path,
+        "--task=velocity",
+        "--iterations=1",
+        "--pretraining_iterations=0",
+        "--test_tasks=2",
+    )
+    assert "untrained" in capsys.readouterr().out
+    folder = tmp_path / "velocity"
+    assert is_picture(folder / "training.png")
+    log = (folder / "maml" / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch", "0"]
