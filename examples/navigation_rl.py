@@ -56,9 +56,9 @@ flags.DEFINE_float(
     "inner_rate", 0.1, "Learning rate of the first inner step.", lower_bound=0.0
 )
 flags.DEFINE_float(
-    "test_rate",
-    0.05,
-    "Learning rate of the further inner steps of the test.",
+    "rate_decay",
+    0.5,
+    "What the rate is multiplied by for each further inner step of the test.",
     lower_bound=0.0,
 )
 flags.DEFINE_integer("test_steps", 3, "Inner steps of the test.", lower_bound=1)
@@ -91,9 +91,8 @@ def make_search(config, inner_steps, observe_goal=False):
         [int(units) for units in config.hidden_units],
         seed=config.seed,
     )
-    # The first step, and all those after it.
-    rates = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [0], [config.inner_rate, config.test_rate]
+    rates = keras.optimizers.schedules.ExponentialDecay(
+        config.inner_rate, decay_steps=1, decay_rate=config.rate_decay
     )
     return rl.MetaPolicySearch(
         policy,
@@ -169,8 +168,8 @@ def draw_paths(search, goals, path):
                 axis.plot(one[:, 0], one[:, 1], lw=1, alpha=0.8)
             axis.plot(0, 0, "k.", ms=8)
             axis.plot(*goal, "r*", ms=13, mec="white", zorder=3)
-            axis.set_xlim(-1, 1)
-            axis.set_ylim(-1, 1)
+            axis.set_xlim(-0.7, 0.7)
+            axis.set_ylim(-0.7, 0.7)
             axis.set_aspect("equal")
             axis.set_title(title, fontsize=9)
             axis.tick_params(labelsize=7)
@@ -190,7 +189,7 @@ def draw_training(histories, path):
     axis.set_xlabel("iteration")
     axis.set_ylabel("mean return of the training goals")
     axis.set_yscale("symlog", linthresh=1)
-    ticks = [-100, -50, -20, -10, -5, -2]
+    ticks = [-100, -50, -20, -10, -5, -2, -1, -0.5]
     axis.set_yticks(ticks, [str(tick) for tick in ticks])
     axis.grid(alpha=0.3)
     axis.legend()

@@ -62,6 +62,7 @@ def check_number(
     minimum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    maximum: float | None = None,
 ) -> float:
     """Returns `value` as a finite float within the bounds that are given."""
     bounds = []
@@ -79,6 +80,9 @@ def check_number(
     if below is not None:
         bounds.append(f"below {below}")
         fine = fine and value < below
+    if maximum is not None:
+        bounds.append(f"of at most {maximum}")
+        fine = fine and value <= maximum
     if not fine:
         raise ValueError(
             f"`{name}` must be a finite number {' and '.join(bounds)}. "

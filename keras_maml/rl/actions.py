@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_maml.validation import check_integer
@@ -56,14 +57,20 @@ class ContinuousActions:
         fits = (
             isinstance(outputs, dict)
             and set(outputs) == {"mean", "log_std"}
-            and all(value.shape[-1] == self.size for value in outputs.values())
+            and all(
+                tuple(value.shape) == (None, self.size)
+                for value in outputs.values()
+            )
         )
         if not fits:
             raise ValueError(
                 "A policy over continuous actions must return a dict of "
-                f'"mean" and "log_std", with {self.size} as their last axis. '
+                f'"mean" and "log_std" of shape (batch, {self.size}). '
                 f"Received: {outputs!r}"
             )
+
+    def check_actions(self, actions: Any) -> None:
+        """Any numbers will do: the environment clips them."""
 
     def sample(self, outputs: Any, seed: Any) -> Any:
         """Draws actions, `(..., size)`, not clipped."""
@@ -132,10 +139,18 @@ class DiscreteActions:
 
     def check(self, outputs: Any) -> None:
         """Raises `ValueError` if these cannot be a policy's outputs."""
-        if getattr(outputs, "shape", (None,))[-1] != self.count:
+        if tuple(getattr(outputs, "shape", ())) != (None, self.count):
             raise ValueError(
                 "A policy over discrete actions must return their logits, "
-                f"with {self.count} as the last axis. Received: {outputs!r}"
+                f"of shape (batch, {self.count}). Received: {outputs!r}"
+            )
+
+    def check_actions(self, actions: Any) -> None:
+        """Raises `ValueError` if these are not numbers of actions."""
+        if not np.all(np.isin(actions, range(self.count))):
+            raise ValueError(
+                f"`trajectories.actions` must be integers below {self.count}. "
+                f"Received: actions={actions}"
             )
 
     def sample(self, outputs: Any, seed: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_maml.rl.actions import ContinuousActions
 from keras_maml.rl.actions import DiscreteActions
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
+
+# Of what the random numbers of a seed are; others are in meta_policy_search.
+_TASKS = 2
 
 
 class Environment:
@@ -137,9 +139,13 @@ class TaskSampler:
             iteration: int or integer tensor.
         """
         seed = tf.random.experimental.stateless_fold_in(
-            tf.constant([self.seed, 0], tf.int64), tf.cast(iteration, tf.int64)
+            tf.constant([self.seed, _TASKS], tf.int64),
+            tf.cast(iteration, tf.int64),
         )
-        tasks = self.environment.sample_tasks(self.count, seed)
+        tasks = tf.nest.map_structure(
+            tf.convert_to_tensor,
+            self.environment.sample_tasks(self.count, seed),
+        )
         flat = tf.nest.flatten(tasks)
         if not flat or any(
             not t.shape.rank or t.shape[0] != self.count for t in flat
@@ -167,7 +173,6 @@ def check_environment(environment: Any) -> None:
     for name, kind in (
         ("observation_shape", tuple),
         ("actions", (ContinuousActions, DiscreteActions)),
-        ("horizon", (int, np.integer)),
     ):
         value = getattr(environment, name, None)
         if not isinstance(value, kind):
@@ -175,3 +180,4 @@ def check_environment(environment: Any) -> None:
                 f"`environment.{name}` is missing or of the wrong type. "
                 f"Received: environment.{name}={value!r}"
             )
+    check_integer("environment.horizon", getattr(environment, "horizon", None))

@@ -18,18 +18,21 @@ class GymnasiumEnvironment(Environment):
     Before an episode each environment of the vector gets one, by
     `vector_env.set_attr("goal", goals)`, so it must have an attribute `goal`
     that its rewards, or whatever differs from task to task, depend on. The
-    vector is reset with a seed, from which all else in it must follow.
+    vector is reset with a seed, from which all else in it must follow, and is
+    stepped until the last of its episodes is over: it must bear that, as one
+    that resets what has ended does.
 
     Roll-outs are one call of a graph, which calls back for each step.
 
     Args:
         horizon: int, the most steps of an episode. One that gymnasium
-            terminates or truncates before ends there.
+            terminates or truncates before ends there. The vector is made
+            here, once: a subclass sets what it needs for that before.
 
     Raises:
         ValueError: if `horizon` is not a positive integer, or the spaces are
             not boxes of numbers (of one axis, for actions) or, for actions,
-            discrete; or, when the environment is reset, if it has no goal.
+            discrete; or the environments have no goal.
 
     Example:
 
@@ -64,7 +67,15 @@ class GymnasiumEnvironment(Environment):
         vector_env = self.make_vector_env(1)
         self.observation_shape = _observation_shape(vector_env)
         self.actions = _actions(vector_env)
-        vector_env.close()
+        try:
+            vector_env.get_attr("goal")
+        except AttributeError as error:
+            raise ValueError(
+                "The environments of `make_vector_env` have no goal to adapt "
+                f"to: no attribute `goal`. Received: {vector_env!r}"
+            ) from error
+        finally:
+            vector_env.close()
 
     def make_vector_env(self, num_envs: int) -> Any:
         """Makes a `gymnasium.vector.VectorEnv` of so many environments."""
@@ -111,29 +122,21 @@ class GymnasiumEnvironment(Environment):
             if self._vector_env is not None:
                 self._vector_env.close()
             self._vector_env = self.make_vector_env(count)
-            try:
-                self._vector_env.get_attr("goal")
-            except AttributeError as error:
-                raise ValueError(
-                    "The environments of `make_vector_env` have no goal to "
-                    "adapt to: no attribute `goal`. "
-                    f"Received: {self._vector_env!r}"
-                ) from error
         goals = [
             tf.nest.map_structure(lambda t, i=i: t[i], goals)
             for i in range(count)
         ]
         self._vector_env.set_attr("goal", goals)
         observations, _ = self._vector_env.reset(seed=int(seed))
-        return np.asarray(observations, np.float32)
+        return np.array(observations, np.float32)
 
     def _step(self, actions):
         observations, rewards, terminated, truncated, _ = self._vector_env.step(
             actions
         )
         return (
-            np.asarray(observations, np.float32),
-            np.asarray(rewards, np.float32),
+            np.array(observations, np.float32),
+            np.array(rewards, np.float32),
             np.logical_or(terminated, truncated),
         )
 

@@ -114,23 +114,29 @@ class MetaObjective:
 
     def _task_losses(self, adapted, task):
         query = task["query"]
-        outputs = self._task_learner.predict(
-            adapted, query["observations"]
-        ).outputs
+        valid = query["valid"]
+        output = self._task_learner.predict(adapted, query["observations"])
+        outputs = like(query["log_probs"], output.outputs)
         log_probs = self._actions.log_prob(outputs, query["actions"])
-        ratio = tf.exp(log_probs - query["log_probs"])
-        taken = tf.reduce_sum(query["valid"])
-
-        def mean(values):
-            return tf.reduce_sum(values * query["valid"]) / taken
-
-        return (
-            mean(self._ratio_loss(ratio, query["advantages"])),
-            mean(self._actions.kl(query["outputs"], outputs)),
-        )
+        # Where no step was taken the ratio is 1, and must not overflow.
+        ratio = tf.exp((log_probs - query["log_probs"]) * valid)
+        loss = mean(self._ratio_loss(ratio, query["advantages"]), valid)
+        # As everywhere, the policy's regularisers count.
+        loss += sum(tf.cast(t, loss.dtype) for t in output.losses)
+        return loss, mean(self._actions.kl(query["outputs"], outputs), valid)
 
     def _map(self, fn, batch):
         return task_map.map_tasks(fn, batch, parallelism=self._parallelism)[1]
+
+
+def mean(values, valid):
+    """The mean over the steps that were taken, where `valid` is 1."""
+    return tf.reduce_sum(tf.where(valid > 0, values, 0)) / tf.reduce_sum(valid)
+
+
+def like(tensor, outputs):
+    """A policy's outputs in the dtype of `tensor`."""
+    return tf.nest.map_structure(lambda t: tf.cast(t, tensor.dtype), outputs)
 
 
 def _inputs(task):

@@ -1,6 +1,5 @@
 """MetaPolicySearch: a policy that adapts to a task by its own experience."""
 
-import os
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -9,18 +8,17 @@ import keras
 import tensorflow as tf
 
 from keras_maml import functional
-from keras_maml import normalization
-from keras_maml import task_map
 from keras_maml.meta_model import MetaModel
-from keras_maml.rl import advantages as advantages_lib
-from keras_maml.rl.baseline import linear_baseline
+from keras_maml.rl import policy_serving
 from keras_maml.rl.environment import Environment
 from keras_maml.rl.environment import TaskSampler
 from keras_maml.rl.environment import check_environment
-from keras_maml.rl.meta_objective import MetaObjective
 from keras_maml.rl.outer_updates import TRPO
 from keras_maml.rl.outer_updates import OuterUpdate
-from keras_maml.rl.roll_out import roll_out
+from keras_maml.rl.policy_learner import PolicyLearner
+from keras_maml.rl.policy_learner import check_policy
+from keras_maml.rl.policy_learner import check_tasks
+from keras_maml.rl.policy_learner import support_of
 from keras_maml.rl.surrogates import SURROGATES
 from keras_maml.rl.trajectories import Trajectories
 from keras_maml.rl.trajectories import check_trajectories
@@ -28,12 +26,8 @@ from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_seed
 
-# Of what the random numbers are that a seed gives.
+# Of what the random numbers of a seed are; others are in environment.py.
 _TRAINING, _ACTING = 0, 1
-
-# Tasks at a time. One after another, not as one: their many steps are work
-# enough for TensorFlow's kernels, which are faster than XLA's.
-_PARALLELISM = os.cpu_count() or 1
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
@@ -43,8 +37,9 @@ class MetaPolicySearch(keras.Model):
     In each iteration of `fit` the policy acts in every task of a meta-batch,
     takes `inner_steps` policy-gradient steps on what it has seen there, each
     followed by new roll-outs, and the outer update moves θ so that the adapted
-    policies would have done better. The inner loop is that of `MetaModel`,
-    with all its settings.
+    policies would have done better. The inner loop is that of `MetaModel`:
+    its `inner_optimizer`, `inner_steps`, `meta_gradient` and `adapt` are
+    settings here as well, and `callbacks.FirstOrderUntil` works.
 
     An episode's actions are judged by their advantages: generalised advantage
     estimation over a linear baseline that is fitted to each task's episodes,
@@ -65,9 +60,9 @@ class MetaPolicySearch(keras.Model):
         adapt: which weights adapt, as in `MetaModel`. Defaults to `"all"`.
         surrogate: the loss that an inner step descends. `"lvc"`,
             low-variance curvature; `"dice"`, whose second derivatives are
-            unbiased and vary most; `"score_function"`, that of MAML's code,
-            which leaves out how the weights choose the data. The policy
-            gradient is the same. Defaults to `"lvc"`.
+            unbiased for given advantages, and vary most; `"score_function"`,
+            that of MAML's code, which leaves out how the weights choose the
+            data. The policy gradient is the same. Defaults to `"lvc"`.
         outer_update: a `keras_maml.rl.TRPO` or `keras_maml.rl.PPO`. Defaults
             to `TRPO()`.
         episodes: int, those in each task before each inner step, and after
@@ -76,6 +71,8 @@ class MetaPolicySearch(keras.Model):
         gae_lambda: float from 0 to 1, λ. Defaults to `1.0`.
         seed: int, of actions and environments: with the seed of the tasks it
             determines a training run. Defaults to `0`.
+        task_parallelism: int, as in `MetaModel`. Defaults to the number of CPU
+            cores.
         name: string.
         **kwargs: of `keras.Model`.
 
@@ -122,11 +119,12 @@ class MetaPolicySearch(keras.Model):
         discount: float = 0.99,
         gae_lambda: float = 1.0,
         seed: int = 0,
+        task_parallelism: int | None = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
         check_environment(environment)
-        _check_policy(policy, environment)
+        check_policy(policy, environment)
         if surrogate not in SURROGATES:
             raise ValueError(
                 f"`surrogate` must be one of {sorted(SURROGATES)}. "
@@ -143,14 +141,10 @@ class MetaPolicySearch(keras.Model):
         self.surrogate = surrogate
         self.outer_update = outer_update
         self.episodes = check_integer("episodes", episodes, minimum=2)
-        self.discount = check_number("discount", discount, above=0)
-        self.gae_lambda = check_number("gae_lambda", gae_lambda, minimum=0)
-        for key in ("discount", "gae_lambda"):
-            if getattr(self, key) > 1:
-                raise ValueError(
-                    f"`{key}` must be at most 1. "
-                    f"Received: {key}={getattr(self, key)!r}"
-                )
+        self.discount = check_number("discount", discount, above=0, maximum=1)
+        self.gae_lambda = check_number(
+            "gae_lambda", gae_lambda, minimum=0, maximum=1
+        )
         self.seed = check_seed(seed)
         # What is learned, and how the inner loop goes.
         self.meta_model = MetaModel(
@@ -159,6 +153,7 @@ class MetaPolicySearch(keras.Model):
             inner_steps=inner_steps,
             meta_gradient=meta_gradient,
             adapt=adapt,
+            task_parallelism=task_parallelism,
         )
         if not self.meta_model.meta_gradient.through_inner_loop:
             raise ValueError(
@@ -170,11 +165,20 @@ class MetaPolicySearch(keras.Model):
             shape=(), dtype="int64", trainable=False, name="iteration"
         )
         # Out of sight of Keras, which would track what is an attribute.
-        self._untracked = types.SimpleNamespace(sampler=None, act={})
-        # So that `fit` may be called at once, and keeps the optimizer's state.
-        self.compile(optimizer=outer_update.optimizer(), jit_compile=False)
-        if self.optimizer is not None:
-            self.optimizer.build(self.meta_model._outer_variables())
+        self._untracked = types.SimpleNamespace(
+            sampler=None,
+            settings=None,
+            act={},
+            learner=PolicyLearner(self),
+            # For a time in the place of the setting, see `FirstOrderUntil`.
+            meta_gradient=None,
+        )
+        self.outer_optimizer = outer_update.optimizer()
+        if self.outer_optimizer is not None:
+            self.outer_optimizer.build(self.meta_model._outer_variables())
+        # So that `fit` may be called at once; the outer update is no loss.
+        self.supports_jit = False
+        self.compile(optimizer=None, jit_compile=False)
         self.built = True
 
     @property
@@ -186,6 +190,11 @@ class MetaPolicySearch(keras.Model):
     def inner_steps(self) -> int:
         """The policy-gradient steps in a task."""
         return self.meta_model.inner_steps
+
+    @property
+    def meta_gradient(self) -> Any:
+        """How the outer loss is derived."""
+        return self.meta_model.meta_gradient
 
     def call(self, inputs, training=False):
         """What the policy gives before it adapts to anything."""
@@ -220,9 +229,24 @@ class MetaPolicySearch(keras.Model):
         """
         self._check_sampler(task_sampler)
         check_integer("iterations", iterations)
-        if self._untracked.sampler is not task_sampler:
-            self._untracked.sampler = task_sampler
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "`MetaPolicySearch` trains on one device: every replica would "
+                f"act in the same tasks. Received: {replicas} replicas"
+            )
+        own = self._untracked
+        settings = self._settings()
+        if (
+            own.sampler is not task_sampler
+            or own.settings != settings
+            or own.meta_gradient is not None
+        ):
+            own.sampler, own.settings = task_sampler, settings
+            own.meta_gradient = None
             self.train_function = None
+        # `BackupAndRestore` leaves behind where it has gone on.
+        self._initial_epoch = None
         return super().fit(
             # A tick for each; its value means nothing.
             tf.data.Dataset.counter(),
@@ -233,33 +257,53 @@ class MetaPolicySearch(keras.Model):
         )
 
     def train_step(self, data):
-        tasks = self._untracked.sampler.sample(self.iteration.value)
-        theta = self.meta_model._theta()
-        seed = self._iteration_seed(self.iteration.value)
-        experience = self._act(
-            theta, tasks, self.inner_steps, self.episodes, seed
+        own = self._untracked
+        iteration = self.iteration.value
+        history = own.learner.act(
+            self.meta_model._theta(),
+            own.sampler.sample(iteration),
+            self.inner_steps,
+            self.episodes,
+            tf.random.experimental.stateless_fold_in(
+                tf.constant([self.seed, _TRAINING], tf.int64), iteration
+            ),
         )
         logs = {
             f"return_{i}": tf.reduce_mean(
                 tf.reduce_sum(trajectories.rewards, -1)
             )
-            for i, (trajectories, _) in enumerate(experience)
+            for i, (trajectories, _) in enumerate(history)
         }
-        steps = [step for _, step in experience]
-        # Without inner steps nobody looks at the support sets.
-        batch = {"query": steps[-1], "support": _support(steps[:-1] or steps)}
-        objective = MetaObjective(
-            self._task_learner(self.inner_steps),
-            self.environment.actions,
-            self.meta_model.meta_gradient,
-            self.outer_update.ratio_loss,
-            _PARALLELISM,
-        )
+        experiences = [experience for _, experience in history]
         logs |= self.outer_update.update(
-            objective, batch, self.meta_model._outer_variables(), self.optimizer
+            own.learner.objective(
+                own.meta_gradient or self.meta_gradient,
+                self.outer_update.ratio_loss,
+            ),
+            {
+                "query": experiences[-1],
+                # Without inner steps nobody looks at the support sets.
+                "support": support_of(experiences[:-1] or experiences),
+            },
+            self.meta_model._outer_variables(),
+            self.outer_optimizer,
         )
         self.iteration.assign_add(1)
         return logs
+
+    def _settings(self):
+        """What a trace depends on."""
+        return (
+            self.episodes,
+            self.surrogate,
+            self.discount,
+            self.gae_lambda,
+            self.inner_steps,
+            self.meta_gradient,
+            self.outer_update,
+            self.meta_model.inner_optimizer,
+            *(id(v) for v in self.policy.trainable_variables),
+        )
 
     # -- Acting
 
@@ -290,17 +334,23 @@ class MetaPolicySearch(keras.Model):
             inner_steps = self.inner_steps
         check_integer("inner_steps", inner_steps, minimum=0)
         check_seed(seed)
-        if episodes is not None:
-            check_integer("episodes", episodes, minimum=2)
-        tasks = tf.nest.map_structure(tf.convert_to_tensor, tasks)
+        if episodes is None:
+            episodes = self.episodes
+        check_integer("episodes", episodes, minimum=2)
+        tasks = check_tasks(self.environment, tasks)
+        own = self._untracked
         # Traced once: that takes longer than to run it.
-        key = (inner_steps, episodes)
-        if key not in self._untracked.act:
-            self._untracked.act[key] = tf.function(
+        key = (inner_steps, episodes, self._settings())
+        if key not in own.act:
+            own.act[key] = tf.function(
                 lambda tasks, seed: [
                     trajectories
-                    for trajectories, _ in self._act(
-                        self.meta_model._theta(), tasks, *key, seed
+                    for trajectories, _ in own.learner.act(
+                        self.meta_model._theta(),
+                        tasks,
+                        inner_steps,
+                        episodes,
+                        seed,
                     )
                 ],
                 autograph=False,
@@ -308,152 +358,21 @@ class MetaPolicySearch(keras.Model):
         seed = tf.constant([seed, _ACTING], tf.int64)
         return [
             Trajectories(*(t.numpy() for t in trajectories))
-            for trajectories in self._untracked.act[key](tasks, seed)
+            for trajectories in own.act[key](tasks, seed)
         ]
 
-    def _act(self, theta, tasks, inner_steps, episodes, seed):
-        """Roll-outs after 0, 1, ... inner steps, each from the ones before.
-
-        Returns:
-            A list of tuples `(trajectories, step)`: `step` is a dict of
-            tensors `(T, ...)`, what the losses of these roll-outs need.
-        """
-        width = len(self.policy.trainable_variables)
-        episodes = episodes or self.episodes
-        experience: list = []
-        weights = None
-        for number in range(inner_steps + 1):
-            if number:
-                support = _support([step for _, step in experience])
-                weights = self._adapt_all(theta, support, number, episodes)
-            act = self._acting(theta[:width], weights)
-
-            trajectories = roll_out(
-                self.environment,
-                act,
-                tasks,
-                episodes,
-                tf.random.experimental.stateless_fold_in(seed, number),
-            )
-            finite = tf.debugging.assert_all_finite
-            trajectories = trajectories._replace(
-                rewards=finite(
-                    trajectories.rewards, "The environment's `rewards`"
-                ),
-                observations=finite(
-                    trajectories.observations, "The environment's observations"
-                ),
-            )
-            experience.append((trajectories, self._step(trajectories, act)))
-        return experience
-
-    def _acting(self, theta, weights):
-        """A function from observations `(T, N, ...)` to outputs.
-
-        Of the policy at θ, or at each task's own `weights`.
-        """
-
-        def call(weights, observations):
-            return functional.call_learner(
-                self.policy, weights, {}, observations, training=False
-            ).outputs
-
-        def act_by_theta(observations):
-            shape = observations.shape[:2]
-            outputs = call(
-                theta, tf.reshape(observations, [-1, *observations.shape[2:]])
-            )
-            return tf.nest.map_structure(
-                lambda t: tf.reshape(t, [*shape, *t.shape[1:]]), outputs
-            )
-
-        def act_by_weights(observations):
-            return tf.vectorized_map(
-                lambda task: call(*task), (weights, observations)
-            )
-
-        return act_by_theta if weights is None else act_by_weights
-
-    def _step(self, trajectories, act):
-        """What losses need to know of trajectories `(T, N, H, ...)`."""
-        valid = trajectories.valid
-        rewards = trajectories.rewards * valid
-        values = linear_baseline(
-            trajectories.observations,
-            advantages_lib.discounted_sums(rewards, self.discount),
-            valid,
-        )
-        advantages = advantages_lib.standardized(
-            advantages_lib.generalized_advantages(
-                rewards, values, valid, self.discount, self.gae_lambda
-            ),
-            valid,
-        )
-        # The steps of all episodes in a row, for policies that know no other
-        # axis than one of examples.
-        count = valid.shape[0]
-        step = {
-            "observations": trajectories.observations,
-            "actions": trajectories.actions,
-            "advantages": advantages,
-            "valid": valid,
-        }
-        step = {
-            key: tf.reshape(value, [count, -1, *value.shape[3:]])
-            for key, value in step.items()
-        }
-        step["outputs"] = act(step["observations"])
-        step["log_probs"] = self.environment.actions.log_prob(
-            step["outputs"], step["actions"]
-        )
-        return step
-
-    def _adapt_all(self, theta, support, steps, episodes):
-        task_learner = self._task_learner(steps, episodes)
-
-        def fn(task):
-            adapted = task_learner.adapt(theta, {"x": task}, False)
-            return adapted.weights, ()
-
-        return task_map.map_tasks(fn, support, parallelism=_PARALLELISM)[0]
-
-    def _task_learner(self, steps, episodes=None):
-        surrogate = SURROGATES[self.surrogate]
-        horizon = self.environment.horizon
-
-        def support_loss(y_true, y_pred, weight):
-            log_probs = self.environment.actions.log_prob(
-                y_pred, y_true["actions"]
-            )
-            names = ("log_probs", "advantages", "valid")
-            return surrogate(
-                *(
-                    tf.reshape(t, [-1, horizon])
-                    for t in (log_probs, *(y_true[name] for name in names))
-                )
-            )
-
-        task_learner = self.meta_model._task_learner(
-            None, training=False, steps=steps, support_loss=support_loss
-        )
-        # Step i descends the loss of the episodes before step i.
-        task_learner.inner_batch_size = horizon * (episodes or self.episodes)
-        return task_learner
-
-    def _iteration_seed(self, iteration):
-        return tf.random.experimental.stateless_fold_in(
-            tf.constant([self.seed, _TRAINING], tf.int64), iteration
-        )
-
     def _check_sampler(self, task_sampler):
-        if (
-            not isinstance(task_sampler, TaskSampler)
-            or task_sampler.environment is not self.environment
+        given = getattr(task_sampler, "environment", None)
+        if not isinstance(task_sampler, TaskSampler) or (
+            given is not self.environment
+            and (type(given), given.get_config())
+            != (type(self.environment), self.environment.get_config())
         ):
             raise ValueError(
-                "`task_sampler` must be one of this model's environment: "
+                "`task_sampler` must be one of this model's environment, "
+                f"{self.environment!r}, such as "
                 "`meta_policy.environment.tasks(20)`. "
-                f"Received: task_sampler={task_sampler!r}"
+                f"Received: task_sampler={task_sampler!r} of {given!r}"
             )
 
     # -- One task
@@ -480,40 +399,16 @@ class MetaPolicySearch(keras.Model):
         if isinstance(trajectories, Trajectories):
             trajectories = [trajectories]
         arrays = [check_trajectories(t, self.environment) for t in trajectories]
-        if not arrays or len({a.rewards.shape[0] for a in arrays}) > 1:
+        if len({a.rewards.shape[0] for a in arrays}) != 1:
             raise ValueError(
                 "`trajectories` must hold at least one `Trajectories`, all "
                 "with the same number of episodes. Received: "
                 f"{[a.rewards.shape[0] for a in arrays]} episodes"
             )
-        task_learner, adapted = self._adapt_one(
+        task_learner, adapted = self._untracked.learner.adapt(
             [Trajectories(*map(tf.convert_to_tensor, a)) for a in arrays]
         )
-        return functional.clone(
-            self.policy,
-            task_learner.values(adapted),
-        )
-
-    def _adapt_one(self, trajectories):
-        """The adapted policy of one task, from tensors `(N, H, ...)`."""
-        theta = self.meta_model._theta()
-        width = len(self.policy.trainable_variables)
-        episodes = trajectories[0].rewards.shape[0]
-        weights = None
-        steps: list = []
-        for one in trajectories:
-            if steps:
-                _, adapted = self._adapted(theta, steps, episodes)
-                weights = [w[tf.newaxis] for w in adapted.weights]
-            act = self._acting(theta[:width], weights)
-            with_task = Trajectories(*(t[tf.newaxis] for t in one))
-            steps.append(self._step(with_task, act))
-        return self._adapted(theta, steps, episodes)
-
-    def _adapted(self, theta, steps, episodes):
-        task_learner = self._task_learner(len(steps), episodes)
-        support = tf.nest.map_structure(lambda t: t[0], _support(steps))
-        return task_learner, task_learner.adapt(theta, {"x": support}, False)
+        return functional.clone(self.policy, task_learner.values(adapted))
 
     def export(
         self,
@@ -548,39 +443,7 @@ class MetaPolicySearch(keras.Model):
                 "the environment's shapes. Received: "
                 f"format={format!r}, input_signature={input_signature!r}"
             )
-        environment = self.environment
-        steps = (self.episodes, environment.horizon)
-        seen = environment.observation_shape
-        query = tf.TensorSpec((None, *seen), tf.float32, "query_observations")
-
-        def act(query_observations):
-            return self.policy(query_observations)
-
-        def serve(observations, actions, rewards, valid, query_observations):
-            task_learner, adapted = self._adapt_one(
-                [Trajectories(observations, actions, rewards, valid)]
-            )
-            return task_learner.predict(adapted, query_observations).outputs
-
-        archive = keras.export.ExportArchive()
-        archive.track(self)
-        archive.add_endpoint(
-            "serve",
-            serve,
-            input_signature=[
-                tf.TensorSpec((*steps, *seen), tf.float32, "observations"),
-                tf.TensorSpec(
-                    (*steps, *environment.actions.shape),
-                    environment.actions.dtype,
-                    "actions",
-                ),
-                tf.TensorSpec(steps, tf.float32, "rewards"),
-                tf.TensorSpec(steps, tf.float32, "valid"),
-                query,
-            ],
-        )
-        archive.add_endpoint("act", act, input_signature=[query])
-        archive.write_out(filepath, verbose=verbose)
+        policy_serving.export(self, filepath, verbose)
 
     # -- Saving
 
@@ -600,6 +463,7 @@ class MetaPolicySearch(keras.Model):
             "discount": self.discount,
             "gae_lambda": self.gae_lambda,
             "seed": self.seed,
+            "task_parallelism": inner["task_parallelism"],
             "name": self.name,
         }
 
@@ -620,45 +484,3 @@ class MetaPolicySearch(keras.Model):
 
     def get_compile_config(self):
         return None
-
-
-def _support(steps):
-    """The support sets of all steps, behind one another."""
-
-    def join(key):
-        return tf.concat([step[key] for step in steps], 1)
-
-    return {
-        "support_x": join("observations"),
-        "support_y": {
-            key: join(key)
-            for key in ("actions", "log_probs", "advantages", "valid")
-        },
-    }
-
-
-def _check_policy(policy, environment):
-    if not isinstance(policy, keras.Model):
-        raise ValueError(
-            "`policy` must be a Keras model. "
-            f"Received: policy={policy!r} (of type {type(policy)})"
-        )
-    if (
-        normalization.batch_normalization_layers(policy)
-        or policy.built
-        and functional.seed_positions(policy)
-    ):
-        raise ValueError(
-            "`policy` must not have layers with batch normalisation or "
-            "dropout: the probabilities of actions would depend on more than "
-            f"what is observed. Received: policy={policy!r}"
-        )
-    shape = tuple(environment.observation_shape)
-    try:
-        outputs = policy(keras.KerasTensor((None, *shape)))
-    except Exception as error:
-        raise ValueError(
-            "`policy` does not take the environment's observations, of shape "
-            f"{shape}. Received: policy={policy!r}, which failed with: {error}"
-        ) from error
-    environment.actions.check(outputs)

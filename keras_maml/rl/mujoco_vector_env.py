@@ -120,7 +120,8 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv):
         if self._heights is not None:
             low, high = self._heights
             height = self._positions[:, 2]
-            terminated = (height < low) | (height > high)
+            # What is not a number is no height either.
+            terminated = ~((height >= low) & (height <= high))
         return (
             self._observe(),
             rewards,

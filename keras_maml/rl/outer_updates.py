@@ -134,7 +134,8 @@ class TRPO(OuterUpdate):
             return (i <= self.backtracks) & ~fine
 
         def shorten(i, length, new_loss, kl):
-            length *= tf.where(i > 0, self.backtrack_ratio, 1.0)
+            ratio = tf.where(i > 0, self.backtrack_ratio, 1.0)
+            length *= tf.cast(ratio, length.dtype)
             return i + 1, length, *objective.losses(at(length), batch)
 
         i, length, new_loss, kl = tf.while_loop(

@@ -35,20 +35,31 @@ def roll_out(environment, act, tasks, episodes, seed):
         seeds = tf.random.experimental.stateless_fold_in(seed, i + 1)
         seeds = tf.random.split(seeds, 2)
         observations = tf.cast(environment.observe(state, tasks), tf.float32)
-        observations = tf.ensure_shape(
-            observations, [batch, *environment.observation_shape]
-        )
+        if observations.shape != (batch, *environment.observation_shape):
+            raise ValueError(
+                "The environment's `observe` must return observations of "
+                f"shape (B, *{environment.observation_shape}). Received: shape "
+                f"{observations.shape} for B={batch}, from {environment!r}"
+            )
         actions = join(
             environment.actions.sample(act(split(observations)), seeds[0])
         )
         new_state, rewards, ended = environment.step(
             state, actions, tasks, seeds[1]
         )
+        for name, value in (("rewards", rewards), ("ended", ended)):
+            if value.shape != (batch,):
+                raise ValueError(
+                    f"The environment's `step` must return {name} of shape "
+                    f"(B,). Received: {name} of shape {value.shape} for "
+                    f"B={batch}, from {environment!r}"
+                )
+        going_on = alive & ~tf.cast(ended, tf.bool)
         # Episodes that are over keep their last state: what would come of it
         # is nobody's concern, and must not become infinite.
         new_state = tf.nest.map_structure(
             lambda new, old: tf.where(
-                tf.reshape(alive, [batch] + [1] * (new.shape.rank - 1)),
+                tf.reshape(going_on, [batch] + [1] * (new.shape.rank - 1)),
                 new,
                 old,
             ),
@@ -62,7 +73,7 @@ def roll_out(environment, act, tasks, episodes, seed):
             tf.cast(alive, tf.float32),
         )
         arrays = [a.write(i, value) for a, value in zip(arrays, values)]
-        return i + 1, new_state, alive & ~ended, arrays
+        return i + 1, new_state, going_on, arrays
 
     shapes = (
         (environment.observation_shape, tf.float32),

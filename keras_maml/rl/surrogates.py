@@ -10,13 +10,15 @@ derivatives, which a meta-gradient goes through.
 
 import tensorflow as tf
 
+from keras_maml.rl.meta_objective import mean
+
 
 def score_function(log_probs, old_log_probs, advantages, valid):
     """Minus the mean of log π · A, as in MAML's released code.
 
     Its Hessian leaves out that the weights decide which actions are drawn.
     """
-    return -_mean(log_probs * advantages, valid)
+    return -mean(log_probs * advantages, valid)
 
 
 def lvc(log_probs, old_log_probs, advantages, valid):
@@ -29,15 +31,18 @@ def lvc(log_probs, old_log_probs, advantages, valid):
         Rothfuss et al., 2019, "ProMP: Proximal Meta-Policy Search", section
         5.1.
     """
-    return -_mean(tf.exp(log_probs - old_log_probs) * advantages, valid)
+    # Where no step was taken the ratio is 1, and must not overflow.
+    ratio = tf.exp((log_probs - old_log_probs) * valid)
+    return -mean(ratio * advantages, valid)
 
 
 def dice(log_probs, old_log_probs, advantages, valid):
     """Minus the mean of Σ_t (M_t − M_{t−1}) A_t: DiCE, with a baseline.
 
-    M_t is the ratio of the probabilities of all actions up to t. Derivatives
-    of any order are those of the expected return, without bias; its variance
-    is the largest of the three.
+    M_t is the ratio of the probabilities of all actions up to t. For given
+    advantages, derivatives of any order are those of the expected return,
+    without bias; its variance is the largest of the three. What baselines and
+    standardized advantages owe to the weights is left out, as always.
 
     Reference:
         Foerster et al., 2018, "DiCE: The Infinitely Differentiable Monte Carlo
@@ -48,11 +53,7 @@ def dice(log_probs, old_log_probs, advantages, valid):
     steps = (log_probs - old_log_probs) * valid
     until = tf.cumsum(steps, axis=-1)
     before = until - steps
-    return -_mean((tf.exp(until) - tf.exp(before)) * advantages, valid)
-
-
-def _mean(values, valid):
-    return tf.reduce_sum(values * valid) / tf.reduce_sum(valid)
+    return -mean((tf.exp(until) - tf.exp(before)) * advantages, valid)
 
 
 SURROGATES = {"score_function": score_function, "lvc": lvc, "dice": dice}

@@ -39,8 +39,9 @@ class TabularMDP(Environment):
 
     Reference:
         Duan et al., 2016, "RL²: Fast Reinforcement Learning via Slow
-        Reinforcement Learning", sections 3.1 and 3.2. Deviation: mean rewards
-        of an MDP are uniform there only for bandits.
+        Reinforcement Learning", sections 3.1 and 3.2. Deviations: there,
+        rewards of bandits are 0 or 1 with a uniform mean, and those of
+        processes are normal with variance 1 around normal means.
     """
 
     actions: DiscreteActions

@@ -18,7 +18,7 @@ class Trajectories(NamedTuple):
         actions: `(N, H, *actions.shape)`, as the policy drew them.
         rewards: `(N, H)`.
         valid: `(N, H)`, 1 for steps that were taken and 0 after the end of an
-            episode. What stands there in the others does not count.
+            episode. What stands in the other arrays there does not count.
 
     Example:
 
@@ -58,7 +58,7 @@ def check_trajectories(
     actions = environment.actions
     arrays = Trajectories(
         np.asarray(trajectories.observations, "float32"),
-        np.asarray(trajectories.actions, actions.dtype),
+        np.asarray(trajectories.actions),
         np.asarray(trajectories.rewards, "float32"),
         np.asarray(trajectories.valid, "float32"),
     )
@@ -77,12 +77,24 @@ def check_trajectories(
             f"(N, H) and (N, H), with H at most {environment.horizon}. "
             f"Received: shapes {received}"
         )
-    taken = arrays.valid.sum(1)
-    if not steps[0] or not np.all(taken > 0):
+    valid = arrays.valid
+    if np.any((valid != 0) & (valid != 1)) or np.any(np.diff(valid) > 0):
         raise ValueError(
-            "`trajectories` must have episodes, and each at least one step. "
-            f"Received: episodes with {taken.tolist()} steps"
+            "`trajectories.valid` must be 1 for the steps of an episode and 0 "
+            f"from its end on. Received: valid={valid}"
         )
+    taken = valid.sum(1)
+    if steps[0] < 2 or not np.all(taken > 0):
+        raise ValueError(
+            "`trajectories` must have at least two episodes, and each at least "
+            f"one step. Received: episodes with {taken.tolist()} steps"
+        )
+    arrays = Trajectories(
+        *(
+            np.where(valid.reshape(*steps, *[1] * (a.ndim - 2)) > 0, a, 0)
+            for a in arrays
+        )
+    )
     for name, array in arrays._asdict().items():
         if not np.all(np.isfinite(array)):
             raise ValueError(
@@ -90,10 +102,16 @@ def check_trajectories(
                 f"trajectories.{name} with {np.sum(~np.isfinite(array))} that "
                 "are not"
             )
+    actions.check_actions(arrays.actions)
     missing = environment.horizon - steps[1]
     return Trajectories(
         *(
-            np.pad(a, [(0, 0), (0, missing)] + [(0, 0)] * (a.ndim - 2))
-            for a in arrays
+            np.pad(
+                array.astype(dtype),
+                [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2),
+            )
+            for array, dtype in zip(
+                arrays, ("float32", actions.dtype, "float32", "float32")
+            )
         )
     )

@@ -79,6 +79,9 @@ def test_training_that_was_interrupted_is_resumed(tmp_path):
     history = train(resumed, 3, callbacks=[backup()])
     assert history.epoch == [2]
     assert_same(whole, resumed)
+    # A further `fit` begins anew, where it is told to.
+    assert train(resumed, 1).epoch == [0]
+    assert int(resumed.iteration) == 4
 
 
 def test_config():
@@ -116,22 +119,22 @@ def test_adapt_is_what_collecting_does(environment, inner_steps):
     policy = meta_policy.adapt(steps[:-1])
     # The actions after the last step were drawn by the policy that `adapt`
     # gives: its outputs there, moved by the same noise.
-    width = len(meta_policy.policy.trainable_variables)
-    experience = meta_policy._act(
+    history = meta_policy._untracked.learner.act(
         meta_policy.meta_model._theta(),
         goals,
         inner_steps,
         3,
         tf.constant([0, 1], tf.int64),
     )
-    trajectories, step = experience[-1]
+    trajectories, experience = history[-1]
     np.testing.assert_allclose(
         trajectories.actions[1], steps[-1].actions, rtol=1e-5, atol=1e-6
     )
-    outputs = policy(step["observations"][1])
-    for a, b in zip(tf.nest.flatten(outputs), tf.nest.flatten(step["outputs"])):
+    outputs = policy(experience["observations"][1])
+    for a, b in zip(
+        tf.nest.flatten(outputs), tf.nest.flatten(experience["outputs"])
+    ):
         np.testing.assert_allclose(a, b[1], rtol=1e-4, atol=1e-6)
-    assert width == len(policy.trainable_variables)
     for a, b in zip(policy.get_weights(), meta_policy.policy.get_weights()):
         assert np.any(a != b)
     if inner_steps == 1:
@@ -206,16 +209,97 @@ def test_export(tmp_path, environment):
             ),
             "surrogate": "score_function",
         },
+        {"adapt": "context"},
     ],
-    ids=str,
+    ids=["none", "first_order", "head", "adam", "learned", "context"],
 )
 def test_the_axes_of_meta_model_are_those_of_policies(settings):
-    meta_policy = search(outer_update=rl.PPO(steps=1), **settings)
+    environment = rl.GoalVelocity(horizon=6)
+    policy = rl.mlp_policy(environment, (6,))
+    if settings.get("adapt") == "context":
+        policy = with_context()
+    meta_policy = rl.MetaPolicySearch(
+        policy,
+        environment,
+        outer_update=rl.PPO(steps=1),
+        episodes=3,
+        **settings,
+    )
     before = weights(meta_policy)
     train(meta_policy)
     # All that the outer loop trains, and the count of iterations.
-    for a, b in zip(before, weights(meta_policy), strict=True):
-        assert np.any(a != b)
+    for variable, old in zip(meta_policy.variables, before, strict=True):
+        assert np.any(variable.numpy() != old) != ("context" in variable.path)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float64"])
+def test_policies_of_another_precision(dtype):
+    if dtype == "float64":
+        keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    meta_policy = search(outer_update=rl.TRPO(cg_steps=1))
+    keras.config.set_dtype_policy("float32")
+    history = train(meta_policy).history
+    assert np.all(np.isfinite(list(history.values())))
+    assert history["improvement"][0] > 0
+
+
+def test_float16_is_refused():
+    keras.config.set_dtype_policy("mixed_float16")
+    with pytest.raises(ValueError, match="must not compute in float16"):
+        search()
+
+
+def test_settings_that_change_are_heeded():
+    meta_policy = search(outer_update=rl.PPO(steps=1))
+    goals = [0.5, -0.5]
+    train(meta_policy)
+    first = meta_policy.collect(goals)
+    meta_policy.episodes = 4
+    assert meta_policy.collect(goals)[1].rewards.shape == (2, 4, 6)
+    meta_policy.episodes = 3
+    meta_policy.policy.get_layer("mean").trainable = False
+    frozen = meta_policy.policy.get_layer("mean").get_weights()
+    assert np.any(meta_policy.collect(goals)[1].actions != first[1].actions)
+    # Another sampler, and other weights to train.
+    meta_policy.fit(meta_policy.environment.tasks(2), verbose=0)
+    for a, b in zip(frozen, meta_policy.policy.get_layer("mean").get_weights()):
+        np.testing.assert_array_equal(a, b)
+    equal = rl.GoalVelocity(horizon=6)
+    meta_policy.fit(equal.tasks(2), verbose=0)
+
+
+def test_first_order_until():
+    meta_policy = search(outer_update=rl.PPO(steps=1))
+    exact, other = (search(outer_update=rl.PPO(steps=1)) for _ in range(2))
+    other.meta_model.meta_gradient = keras_maml.meta_gradients.FirstOrder()
+    train(meta_policy, 1, callbacks=[keras_maml.callbacks.FirstOrderUntil(1)])
+    train(other)
+    assert_same(meta_policy, other)
+    train(exact)
+    assert any(np.any(a != b) for a, b in zip(weights(exact), weights(other)))
+
+
+def test_regularisers_count_in_the_outer_loop():
+    environment = rl.GoalVelocity(horizon=6)
+    losses = []
+    for strength in (0.0, 1e3):
+        policy = rl.mlp_policy(environment, (6,))
+        kernel = policy.layers[1].kernel
+        kernel.regularizer = keras.regularizers.L2(strength)
+        meta_policy = rl.MetaPolicySearch(
+            policy,
+            environment,
+            inner_steps=0,
+            outer_update=rl.PPO(1e-3, steps=1),
+            episodes=3,
+        )
+        before = policy.layers[1].get_weights()[0]
+        train(meta_policy)
+        after = policy.layers[1].get_weights()[0]
+        losses.append(np.sum(after**2) - np.sum(before**2))
+    assert losses[1] < 0
+    assert losses[1] < losses[0]
 
 
 def test_returns_of_held_out_tasks():
@@ -238,9 +322,18 @@ def policy_for(inputs, outputs):
     )
 
 
+def with_context():
+    x = keras.Input((2,))
+    h = keras.layers.Concatenate()([x, keras_maml.ContextInput(3)(x)])
+    return gaussian_heads(x, keras.layers.Dense(4, activation="tanh")(h))
+
+
 def with_dropout():
     x = keras.Input((2,))
-    h = keras.layers.Dropout(0.5)(x)
+    return gaussian_heads(x, keras.layers.Dropout(0.5)(x))
+
+
+def gaussian_heads(x, h):
     return keras.Model(
         x,
         {
@@ -257,6 +350,15 @@ def with_dropout():
         ({"policy": policy_for(3, 1)}, "observations, of shape"),
         ({"policy": policy_for(2, 1)}, 'a dict of "mean" and "log_std"'),
         ({"policy": with_dropout()}, "dropout"),
+        (
+            {
+                "policy": keras.Sequential(
+                    [keras.layers.Dense(2), keras.layers.Dropout(0.5)]
+                ),
+                "environment": rl.TabularMDP(5, 2),
+            },
+            "dropout",
+        ),
         ({"environment": "navigation"}, "`environment` must be"),
         ({"surrogate": "reinforce"}, "`surrogate` must be.*'reinforce'"),
         ({"outer_update": "trpo"}, "`outer_update` must be.*'trpo'"),
@@ -264,9 +366,9 @@ def with_dropout():
         ({"inner_steps": -1}, "`inner_steps`"),
         ({"episodes": 1}, "`episodes`.*at least 2.*episodes=1"),
         ({"discount": 0.0}, "`discount`"),
-        ({"discount": 1.5}, "`discount` must be at most 1.*1.5"),
+        ({"discount": 1.5}, "`discount`.*at most 1.*1.5"),
         ({"gae_lambda": -0.1}, "`gae_lambda`"),
-        ({"gae_lambda": 2}, "`gae_lambda` must be at most 1"),
+        ({"gae_lambda": 2}, "`gae_lambda`.*at most 1"),
         ({"seed": -1}, "`seed`"),
     ],
 )
@@ -282,17 +384,20 @@ def test_bad_settings(settings, message):
 
 
 def test_a_discrete_policy_has_as_many_logits_as_there_are_actions():
-    with pytest.raises(ValueError, match="logits, with 3 as the last axis"):
+    with pytest.raises(ValueError, match=r"logits, of shape \(batch, 3\)"):
         rl.MetaPolicySearch(policy_for(5, 2), rl.TabularMDP(5, 3))
 
 
 def test_bad_training():
     meta_policy = search()
-    other = rl.GoalVelocity(horizon=6).tasks(2)
+    other = rl.GoalVelocity(horizon=7).tasks(2)
     with pytest.raises(ValueError, match="`task_sampler` must be one of this"):
         meta_policy.fit(other)
     with pytest.raises(ValueError, match="`iterations`.*iterations=0"):
         train(meta_policy, 0)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        with pytest.raises(ValueError, match="one device.*2 replicas"):
+            train(meta_policy)
 
 
 class NoGoal(rl.Environment):
@@ -307,6 +412,19 @@ class Strange(rl.GoalVelocity):
     def step(self, state, actions, tasks, seed):
         state, rewards, ended = super().step(state, actions, tasks, seed)
         return state, rewards / 0.0 * 0.0, ended
+
+
+class Wide(rl.GoalVelocity):
+    """Rewards of a shape that would be broadcast."""
+
+    def step(self, state, actions, tasks, seed):
+        state, rewards, ended = super().step(state, actions, tasks, seed)
+        return state, rewards[:, None], ended
+
+
+class Blind(rl.GoalVelocity):
+    def observe(self, state, tasks):
+        return state[:, :1]
 
 
 class OneGoal(rl.GoalVelocity):
@@ -324,6 +442,14 @@ def test_bad_environments():
         rl.MetaPolicySearch(policy, no_horizon)
     with pytest.raises(ValueError, match="first axis is the task"):
         OneGoal().tasks(3).sample(0)
+    with pytest.raises(
+        ValueError, match=r"must return rewards of shape \(B,\)"
+    ):
+        train(search(Wide(4)))
+    with pytest.raises(
+        ValueError, match=r"observations of shape \(B, \*\(2,\)"
+    ):
+        train(search(Blind(4)))
     meta_policy = search(Strange(4))
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="environment's `rewards`"
@@ -341,6 +467,8 @@ def test_bad_trajectories():
     )
     ended = good.valid.copy()
     ended[1] = 0
+    late = good.valid.copy()
+    late[:, 0] = 0
     infinite = good.rewards.copy()
     infinite[0, 0] = np.inf
     for bad, message in (
@@ -348,8 +476,11 @@ def test_bad_trajectories():
         ([], "at least one `Trajectories`"),
         (good._replace(actions=np.zeros((3, 6, 2))), "must have the shapes"),
         (good._replace(rewards=np.zeros(6)), "must have the shapes"),
+        (good._replace(valid=0.5 * good.valid), "`trajectories.valid` must be"),
+        (good._replace(valid=late), "`trajectories.valid` must be"),
+        (rl.Trajectories(*(a[:1] for a in good)), "at least two episodes"),
         (good._replace(valid=ended), r"each at least one step.*\[6.0, 0.0, 6"),
-        (rl.Trajectories(*(a[:0] for a in good)), "must have episodes"),
+        (rl.Trajectories(*(a[:0] for a in good)), "at least two episodes"),
         (good._replace(rewards=infinite), "trajectories.rewards with 1 that"),
         ([good, rl.Trajectories(*(a[:2] for a in good))], r"\[3, 2\] episodes"),
     ):
@@ -360,6 +491,14 @@ def test_bad_trajectories():
             rl.Trajectories(*(np.repeat(a, 2, axis=1) for a in good))
         )
     goals = meta_policy.environment.tasks(2).sample(0)
+    for bad in (
+        0.5,
+        [[0.5], [0.1]],
+        {"goal": goals},
+        "goals",
+    ):
+        with pytest.raises(ValueError, match="`tasks` must be such as"):
+            meta_policy.collect(bad)
     for settings, message in (
         ({"inner_steps": -1}, "`inner_steps`"),
         ({"episodes": 0}, "`episodes`"),

@@ -5,23 +5,30 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_maml
 from keras_maml import rl
 from keras_maml.rl.meta_objective import MetaObjective
 
 TASKS, ROWS, HORIZON = 3, 12, 4
 
 
-def problem(inner_steps=1, dtype="float64", **kwargs):
+def problem(inner_steps=1, rematerialize=False, dtype="float64", **kwargs):
     """An objective, θ and a batch, of numbers without further meaning."""
     keras.config.set_floatx(dtype)
     keras.config.set_dtype_policy(dtype)
     environment = rl.GoalVelocity(horizon=HORIZON)
     policy = rl.mlp_policy(environment, (5,), activation="tanh")
     meta_policy = rl.MetaPolicySearch(
-        policy, environment, inner_optimizer=0.3, inner_steps=inner_steps
+        policy,
+        environment,
+        inner_optimizer=0.3,
+        inner_steps=inner_steps,
+        meta_gradient=keras_maml.meta_gradients.SecondOrder(rematerialize),
     )
     objective = MetaObjective(
-        meta_policy._task_learner(inner_steps, episodes=ROWS // HORIZON),
+        meta_policy._untracked.learner.task_learner(
+            inner_steps, ROWS // HORIZON
+        ),
         environment.actions,
         meta_policy.meta_model.meta_gradient,
         rl.TRPO().ratio_loss,
@@ -74,9 +81,11 @@ def directions(theta, count=3):
         yield [tf.constant(rng.normal(size=t.shape), t.dtype) for t in theta]
 
 
-@pytest.mark.parametrize("inner_steps", [1, 2])
-def test_derivatives_equal_differences(inner_steps):
-    _, objective, theta, batch = problem(inner_steps)
+@pytest.mark.parametrize(
+    ("inner_steps", "rematerialize"), [(1, False), (2, False), (2, True)]
+)
+def test_derivatives_equal_differences(inner_steps, rematerialize):
+    _, objective, theta, batch = problem(inner_steps, rematerialize)
     loss, gradient = objective.gradient(theta, batch)
     assert float(loss) == pytest.approx(
         float(objective.losses(theta, batch)[0]), rel=1e-10
