@@ -240,6 +240,8 @@ def test_a_loop_equals_steps_one_by_one(policy, kwargs, monkeypatch):
         )
         meta_model.train_on_batch(x, y)
         results.append([np.asarray(v, "float64") for v in learner.variables])
-    tolerance = {"float32": 1e-5, "float64": 1e-5}.get(policy, 0.05)
+    # Of bfloat16's eight bits CPUs with and without instructions for it lose
+    # different ones: 0.07 was seen without.
+    tolerance = {"float32": 1e-5, "float64": 1e-5}.get(policy, 0.1)
     for loop, one_by_one in zip(*results):
         np.testing.assert_allclose(loop, one_by_one, atol=tolerance)
