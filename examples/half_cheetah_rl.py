@@ -12,6 +12,7 @@ and the learning curves. Needs gymnasium and MuJoCo: the extra `[rl]`.
 A run takes hours; what was interrupted goes on by the same command.
 """
 
+import json
 import os
 import time
 
@@ -74,6 +75,36 @@ flags.DEFINE_string(
 )
 
 
+# What a run that was interrupted can be gone on with and be the same.
+TRAINING_FLAGS = (
+    "task",
+    "meta_batch_size",
+    "episodes",
+    "horizon",
+    "hidden_units",
+    "inner_rate",
+    "max_kl",
+    "seed",
+)
+
+
+def check_flags(config, folder):
+    """Refuses to go on with what other flags have begun."""
+    path = os.path.join(folder, "flags.json")
+    flags_now = {name: getattr(config, name) for name in TRAINING_FLAGS}
+    if os.path.exists(path):
+        with open(path) as file:
+            begun = json.load(file)
+        if begun != flags_now:
+            raise app.UsageError(
+                f"{folder} holds a run with other flags, {begun}. Choose "
+                "another --output_dir, or remove it. "
+                f"Received: {flags_now}"
+            )
+    with open(path, "w") as file:
+        json.dump(flags_now, file)
+
+
 def make_search(config, inner_steps):
     """A search for a policy; without inner steps, for one of all goals."""
     environment = ENVIRONMENTS[config.task](config.horizon)
@@ -101,6 +132,7 @@ def train(config, name, inner_steps, iterations):
     search = make_search(config, inner_steps)
     folder = os.path.join(config.output_dir, config.task, name)
     os.makedirs(folder, exist_ok=True)
+    check_flags(config, folder)
     log = os.path.join(folder, "log.csv")
     search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),

@@ -81,6 +81,36 @@ flags.DEFINE_enum(
 )
 
 
+# What a run that was interrupted can be gone on with and be the same.
+TRAINING_FLAGS = (
+    "meta_batch_size",
+    "episodes",
+    "horizon",
+    "hidden_units",
+    "inner_rate",
+    "max_kl",
+    "surrogate",
+    "seed",
+)
+
+
+def check_flags(config, folder):
+    """Refuses to go on with what other flags have begun."""
+    path = os.path.join(folder, "flags.json")
+    flags_now = {name: getattr(config, name) for name in TRAINING_FLAGS}
+    if os.path.exists(path):
+        with open(path) as file:
+            begun = json.load(file)
+        if begun != flags_now:
+            raise app.UsageError(
+                f"{folder} holds a run with other flags, {begun}. Choose "
+                "another --output_dir, or remove it. "
+                f"Received: {flags_now}"
+            )
+    with open(path, "w") as file:
+        json.dump(flags_now, file)
+
+
 def make_search(config, inner_steps, observe_goal=False):
     """A search for a policy; without inner steps, for one of all goals."""
     environment = rl.PointNavigation(
@@ -124,6 +154,7 @@ def train(config, name, iterations, **kwargs):
     folder = os.path.join(config.output_dir, name)
     log = os.path.join(folder, "log.csv")
     os.makedirs(folder, exist_ok=True)
+    check_flags(config, folder)
     bar = config.progress == "bar"
     search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),

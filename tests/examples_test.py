@@ -344,3 +344,13 @@ def test_half_cheetah(load, monkeypatch, tmp_path, capsys):
     assert is_picture(folder / "training.png")
     log = (folder / "maml" / "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["epoch", "0"]
+
+
+@pytest.mark.parametrize("name", ["half_cheetah_rl", "navigation_rl"])
+def test_a_run_is_not_gone_on_with_under_other_flags(load, tmp_path, name):
+    example = load(name, "--horizon=4")
+    example.check_flags(flags.FLAGS, tmp_path)
+    example.check_flags(flags.FLAGS, tmp_path)
+    flags.FLAGS.horizon = 5
+    with pytest.raises(app.UsageError, match="other flags.*'horizon': 4"):
+        example.check_flags(flags.FLAGS, tmp_path)

@@ -1,5 +1,7 @@
 """Environments of gymnasium, against gymnasium itself."""
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -192,6 +194,20 @@ class Unbounded(Walk):
     action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
 
 
+class Uneven(Walk):
+    action_space = gymnasium.spaces.Box(np.array([-1, -2]), np.array([1, 2]))
+
+
+class FromOne(Switch):
+    action_space = gymnasium.spaces.Discrete(2, start=1)
+
+
+def test_robots_need_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_maml.rl.mujoco_vector_env", None)
+    with pytest.raises(ImportError, match=r"keras-maml\[rl\]"):
+        rl.AntDirection()
+
+
 def test_bad_environments():
     class Bad(Walks):
         kind = Images
@@ -201,8 +217,16 @@ def test_bad_environments():
     Bad.kind = Unbounded
     with pytest.raises(ValueError, match="the same finite bounds"):
         Bad()
+    Bad.kind = Uneven
+    with pytest.raises(ValueError, match="the same finite bounds"):
+        Bad()
+    Bad.kind = FromOne
+    with pytest.raises(ValueError, match="numbers from 0"):
+        Bad()
     with pytest.raises(ValueError, match="`horizon`.*horizon=0"):
         Walks(0)
+    with pytest.raises(ValueError, match="`goals`"):
+        rl.HalfCheetahVelocity(goals=(1, 0))
     Bad.kind = NoGoal
     with pytest.raises(ValueError, match="no goal to adapt to"):
         Bad(3)

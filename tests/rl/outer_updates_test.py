@@ -195,6 +195,11 @@ def test_ppo_does_not_gain_from_large_ratios():
     )
 
 
+def test_ppo_needs_its_optimizer():
+    with pytest.raises(ValueError, match="`PPO.optimizer` makes.*None"):
+        rl.PPO().update(Quadratic(), None, [], None)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
