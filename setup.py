@@ -29,7 +29,7 @@ INSTALL_REQUIRES = [
 
 PLOTS = ["matplotlib>=3.10"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
-TESTS = [*PLOTS, *RL, "Pillow>=10.0", "pytest>=8.0"]
+TESTS = [*PLOTS, *RL, "Pillow>=10.0", "pytest>=8.0", "pytest-xdist>=3.8"]
 # Pinned, so that a new release of a tool never turns a finished change red.
 DEV = [*TESTS, "mypy==2.4.1", "pre-commit==4.7.0", "ruff==0.17.6"]
 
