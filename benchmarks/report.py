@@ -115,7 +115,7 @@ def plot_scaling(results, path):
         memory.set_ylim(bottom=0)
         memory.set_xlabel(flag.replace("_", " "))
         ticks = sorted({point[0] for c in curves.values() for point in c})
-        memory.set_xticks(ticks, [str(tick) for tick in ticks])
+        memory.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=7)
         memory.minorticks_off()
         times.legend(fontsize=8)
     axes[0, 0].set_ylabel("seconds a step (dotted: the arithmetic)")

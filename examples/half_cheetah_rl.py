@@ -146,7 +146,9 @@ def train(config, name, inner_steps, iterations):
         ],
     )
     search.save(os.path.join(folder, "model.keras"))
-    return search, np.atleast_1d(np.genfromtxt(log, delimiter=",", names=True))
+    rows = np.atleast_1d(np.genfromtxt(log, delimiter=",", names=True))
+    # An iteration that was killed between log and backup is there twice.
+    return search, rows[np.unique(rows["epoch"], return_index=True)[1]]
 
 
 def draw(curves, title, path):
