@@ -68,8 +68,10 @@ class HalfCheetahDirection(_Locomotion):
     Reference:
         Finn et al., 2017, section 5.3, "Locomotion". Deviation: gymnasium's
         `HalfCheetah-v5`, where the paper has rllab's half-cheetah and an older
-        MuJoCo: bounds of the torques, contacts and reset noise differ, and so
-        do the returns.
+        MuJoCo. The robot is the same, but a step lasts 0.05 s in the place of
+        0.01 s, the observation has no centre of mass, an episode starts from
+        joints that are displaced more, and actions are squared before they are
+        clipped, not after. So returns are not the paper's.
     """
 
     _ROBOT = _CHEETAH
