@@ -123,6 +123,16 @@ def make_search(config, inner_steps):
     )
 
 
+def read_log(path):
+    """The history of a search, a row an iteration.
+
+    One that was killed between log and backup is gone through again, with the
+    same result, and stands there twice.
+    """
+    rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
+    return rows[np.unique(rows["epoch"], return_index=True)[1]]
+
+
 def train(config, name, inner_steps, iterations):
     """Trains a search, from where an earlier run of it stopped.
 
@@ -139,16 +149,15 @@ def train(config, name, inner_steps, iterations):
         iterations,
         verbose=2,
         callbacks=[
+            # Before the backup: no iteration is to be missing.
+            keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
             keras.callbacks.BackupAndRestore(
                 os.path.join(folder, "backup"), delete_checkpoint=False
             ),
-            keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
         ],
     )
     search.save(os.path.join(folder, "model.keras"))
-    rows = np.atleast_1d(np.genfromtxt(log, delimiter=",", names=True))
-    # An iteration that was killed between log and backup is there twice.
-    return search, rows[np.unique(rows["epoch"], return_index=True)[1]]
+    return search, read_log(log)
 
 
 def draw(curves, title, path):

@@ -145,6 +145,16 @@ class Progress(keras.callbacks.Callback):
             print(f"iteration {epoch + 1}: {', '.join(values)}", flush=True)
 
 
+def read_log(path):
+    """The history of a search, a row an iteration.
+
+    One that was killed between log and backup is gone through again, with the
+    same result, and stands there twice.
+    """
+    rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
+    return rows[np.unique(rows["epoch"], return_index=True)[1]]
+
+
 def train(config, name, iterations, **kwargs):
     """Trains a search; returns it and the history of its returns.
 
@@ -161,16 +171,16 @@ def train(config, name, iterations, **kwargs):
         iterations,
         verbose=2 if bar else 0,
         callbacks=[
+            # Before the backup: no iteration is to be missing.
+            keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
             keras.callbacks.BackupAndRestore(
                 os.path.join(folder, "backup"), delete_checkpoint=False
             ),
-            keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
             *([] if bar else [Progress()]),
         ],
     )
     search.save(os.path.join(folder, "model.keras"))
-    history = np.genfromtxt(log, delimiter=",", names=True)
-    return search, np.atleast_1d(history)
+    return search, read_log(log)
 
 
 def held_out_goals(config):

@@ -354,3 +354,11 @@ def test_a_run_is_not_gone_on_with_under_other_flags(load, tmp_path, name):
     flags.FLAGS.horizon = 5
     with pytest.raises(app.UsageError, match="other flags.*'horizon': 4"):
         example.check_flags(flags.FLAGS, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["half_cheetah_rl", "navigation_rl"])
+def test_an_iteration_that_was_repeated_counts_once(load, tmp_path, name):
+    log = tmp_path / "log.csv"
+    log.write_text("epoch,return_0\n0,-3.0\n1,-2.0\n1,-2.0\n2,-1.0\n")
+    rows = load(name).read_log(log)
+    assert rows["return_0"].tolist() == [-3.0, -2.0, -1.0]

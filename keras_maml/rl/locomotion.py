@@ -33,6 +33,16 @@ class _Locomotion(GymnasiumEnvironment):
         )
 
     def _forward_reward(self, velocity, goal):
+        """The part of the rewards that the goals determine.
+
+        Args:
+            velocity: array `(B,)`, in metres a second.
+            goal: array `(B,)`.
+
+        Returns:
+            An array `(B,)`.
+        """
+        # Each robot has its own; there is none that would suit all.
         raise NotImplementedError
 
 
@@ -152,9 +162,11 @@ class AntDirection(_Locomotion):
     ```
 
     Reference:
-        Finn et al., 2017, section 5.3, "Locomotion". Deviations: as in
-        `HalfCheetahDirection`; contact forces are neither observed nor
-        penalised.
+        Finn et al., 2017, section 5.3, "Locomotion". Deviation: gymnasium's
+        `Ant-v5`, where the paper has rllab's ant and an older MuJoCo. A step
+        lasts 0.05 s in the place of 0.02 s, contacts have other constants, and
+        their forces are neither observed nor penalised.
+        So returns are not the paper's.
     """
 
     _ROBOT = {
