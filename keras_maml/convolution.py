@@ -5,36 +5,40 @@ import math
 import numpy as np
 import tensorflow as tf
 
-# Elements of the patches above which TensorFlow's own kernel is no slower: they
-# no longer fit a core's cache beside all else.
+# Patches of so many elements or fewer: of larger ones (omni20w1s's second and
+# third layers in `benchmarks`), TensorFlow's own kernel was no slower.
 _MAX_PATCHES = 150_000
 
-# With fewer channels, a convolution copies patches faster than a gather does.
-_MIN_GATHERED = 8
+# A convolution copies small patches of few channels faster than a gather does.
+_MIN_GATHERED_CHANNELS = 8
+_MAX_CONVOLVED_PATCH = 64
 
 
 def supports(x, kernel, strides, padding):
     """Whether `convolution` computes this one, and faster than TensorFlow.
 
-    That is so on CPUs, where patches are few: where a task has few images, or
+    That is so on CPUs, where patches are few: where a task has few images, and
     small ones.
     """
     if (
         x.dtype not in (tf.float32, tf.float64)
         or x.shape.rank != 4
+        or kernel.shape.rank != 4
         or not x.shape.is_fully_defined()
         or not kernel.shape.is_fully_defined()
         or x.shape[-1] != kernel.shape[-2]
         or padding not in ("SAME", "VALID")
+        or len(strides) != 2
+        or min(strides) < 1
         or any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
     ):
         return False
-    places = [
-        _steps(*side, padding)
+    counts = [
+        _count(*side, padding)
         for side in zip(x.shape[1:3], kernel.shape[:2], strides)
     ]
-    patches = math.prod(places) * x.shape[0] * math.prod(kernel.shape[:3])
-    return 0 < patches <= _MAX_PATCHES
+    patches = x.shape[0] * math.prod(counts)
+    return 0 < patches * math.prod(kernel.shape[:3]) <= _MAX_PATCHES
 
 
 def convolution(x, kernel, strides, padding):
@@ -94,9 +98,9 @@ def convolution(x, kernel, strides, padding):
 
 def _patches(x, window, strides, padding):
     """What the kernel meets at each place: `(N H' W', h w C)`."""
-    count, height, width, channels = x.shape
+    images, height, width, channels = x.shape
     size = math.prod(window) * channels
-    if channels < _MIN_GATHERED:
+    if channels < _MIN_GATHERED_CHANNELS and size <= _MAX_CONVOLVED_PATCH:
         # Each output of this kernel is one of the elements that it meets.
         kernel = tf.reshape(
             tf.eye(size, dtype=x.dtype), [*window, channels, size]
@@ -105,27 +109,27 @@ def _patches(x, window, strides, padding):
     row = _places(height, window[0], strides[0], padding)[:, None, :, None]
     column = _places(width, window[1], strides[1], padding)[None, :, None, :]
     outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
-    pixel = row * width + column
-    image = np.arange(count).reshape(-1, 1, 1, 1, 1)
-    # What lies outside is the last row of the table, which is zeros.
-    last = count * height * width
-    indices = np.where(outside, last, image * height * width + pixel)
-    table = tf.concat(
-        [tf.reshape(x, [-1, channels]), tf.zeros([1, channels], x.dtype)], 0
-    )
-    rows = tf.gather(table, indices.reshape(-1).astype("int32"))
+    image = np.arange(images).reshape(-1, 1, 1, 1, 1)
+    pixel = (image * height + row) * width + column
+    table = tf.reshape(x, [-1, channels])
+    if outside.any():
+        # Outside there are zeros: one more row.
+        pixel = np.where(outside, images * height * width, pixel)
+        table = tf.concat([table, tf.zeros([1, channels], x.dtype)], 0)
+    rows = tf.gather(table, pixel.reshape(-1).astype("int32"))
     return tf.reshape(rows, [-1, size])
 
 
 def _places(length, window, stride, padding):
     """Coordinates under the window at each of its places."""
-    steps = _steps(length, window, stride, padding)
+    count = _count(length, window, stride, padding)
     # As TensorFlow pads: the odd one at the end.
-    beyond = max((steps - 1) * stride + window - length, 0)
-    return stride * np.arange(steps)[:, None] + np.arange(window) - beyond // 2
+    beyond = max((count - 1) * stride + window - length, 0)
+    return stride * np.arange(count)[:, None] + np.arange(window) - beyond // 2
 
 
-def _steps(length, window, stride, padding):
+def _count(length, window, stride, padding):
+    """How many places a window has along a side."""
     if padding == "SAME":
         return -(-length // stride)
     return max(0, (length - window) // stride + 1)

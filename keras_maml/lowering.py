@@ -76,19 +76,20 @@ def convolution(
     dilations=None,
     name=None,
 ):
-    """`tf.nn.convolution` with faster derivatives where images are few."""
+    """`tf.nn.convolution` with faster derivatives where patches are few."""
     x = tf.convert_to_tensor(input)
     kernel = tf.convert_to_tensor(filters)
-    steps = _sides(strides or 1)
+    step = _pair(1 if strides is None else strides)
     if (
         data_format not in (None, "NHWC")
-        or _sides(dilations or 1) != [1, 1]
-        or not convolution_lib.supports(x, kernel, steps, padding)
+        or _pair(1 if dilations is None else dilations) != [1, 1]
+        or not convolution_lib.supports(x, kernel, step, padding)
     ):
         return _originals["convolution"](
             x, kernel, strides, padding, data_format, dilations, name
         )
-    return convolution_lib.convolution(x, kernel, steps, padding)
+    with tf.name_scope(name or "convolution"):
+        return convolution_lib.convolution(x, kernel, step, padding)
 
 
 def relu(features, name=None):
@@ -172,10 +173,14 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
 
 
 def _sides(sizes):
-    """`[height, width]` of one of the forms that `tf.nn` takes."""
+    """`[height, width]` of one of the forms that `tf.nn.max_pool` takes."""
+    sizes = _pair(sizes)
+    return sizes[1:3] if len(sizes) == 4 else sizes
+
+
+def _pair(sizes):
+    """One number twice; other lists as they are."""
     sizes = [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)
-    if len(sizes) == 4:
-        sizes = sizes[1:3]
     return sizes * 2 if len(sizes) == 1 else sizes
 
 
