@@ -9,7 +9,8 @@ from keras_maml import convolution
 from keras_maml import functional
 from keras_maml import lowering
 
-# Image, kernel, strides, padding. From eight channels on patches are gathered.
+# Image, kernel, strides, padding. From eight channels on, and of more than 64
+# elements, patches are gathered.
 CASES = [
     ((2, 5, 5, 1), (3, 3, 1, 2), 2, "SAME"),
     ((2, 6, 5, 3), (3, 2, 3, 4), (1, 2), "SAME"),
