@@ -9,21 +9,21 @@ import keras
 import tensorflow as tf
 
 from keras_maml import adaptation
-from keras_maml import combinations
-from keras_maml import contract
-from keras_maml import functional
-from keras_maml import inner_loss as inner_loss_lib
 from keras_maml import inner_optimizers
 from keras_maml import meta_gradients
-from keras_maml import normalization as normalization_lib
 from keras_maml import outer_loss as outer_loss_lib
 from keras_maml import serving
-from keras_maml import task_map as task_map_lib
+from keras_maml.engine import combinations
+from keras_maml.engine import contract
+from keras_maml.engine import functional
+from keras_maml.engine import inner_loss as inner_loss_lib
+from keras_maml.engine import normalization as normalization_lib
+from keras_maml.engine import task_map as task_map_lib
+from keras_maml.engine.meta_trainer import MetaTrainer
+from keras_maml.engine.outer_variables import OuterVariables
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
-from keras_maml.meta_trainer import MetaTrainer
 from keras_maml.outer_loss import OuterLoss
-from keras_maml.outer_variables import OuterVariables
 from keras_maml.validation import check_integer
 
 

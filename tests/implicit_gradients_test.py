@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
-from keras_maml.conjugate_gradient import conjugate_gradient
+from keras_maml.exact.conjugate_gradient import conjugate_gradient
 from keras_maml.meta_gradients import Implicit
 from keras_maml.meta_gradients import Reptile
 from tests.meta_gradients_test import dense_learner

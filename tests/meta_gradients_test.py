@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
-from keras_maml import lowering
-from keras_maml import normalization
+from keras_maml.engine import normalization
+from keras_maml.exact import lowering
 from keras_maml.meta_gradients import SecondOrder
 from tests import oracle
 

@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from keras_maml import task_map
+from keras_maml.engine import task_map
 
 
 class MetaObjective:

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_maml import functional
+from keras_maml.engine import functional
 from keras_maml.meta_model import MetaModel
 from keras_maml.rl import policy_serving
-from keras_maml.rl.environment import Environment
-from keras_maml.rl.environment import TaskSampler
-from keras_maml.rl.environment import check_environment
+from keras_maml.rl.environments.environment import Environment
+from keras_maml.rl.environments.environment import TaskSampler
+from keras_maml.rl.environments.environment import check_environment
 from keras_maml.rl.outer_updates import TRPO
 from keras_maml.rl.outer_updates import OuterUpdate
 from keras_maml.rl.policy_learner import PolicyLearner

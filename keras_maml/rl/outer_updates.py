@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_maml.conjugate_gradient import conjugate_gradient
-from keras_maml.conjugate_gradient import dot
+from keras_maml.exact.conjugate_gradient import conjugate_gradient
+from keras_maml.exact.conjugate_gradient import dot
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 

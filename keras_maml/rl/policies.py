@@ -8,8 +8,8 @@ import keras
 from keras import layers
 
 from keras_maml.rl.actions import DiscreteActions
-from keras_maml.rl.environment import Environment
-from keras_maml.rl.environment import check_environment
+from keras_maml.rl.environments.environment import Environment
+from keras_maml.rl.environments.environment import check_environment
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_seed

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_maml import functional
-from keras_maml import normalization
-from keras_maml import task_map
+from keras_maml.engine import functional
+from keras_maml.engine import normalization
+from keras_maml.engine import task_map
 from keras_maml.rl import advantages as advantages_lib
 from keras_maml.rl.baseline import linear_baseline
 from keras_maml.rl.meta_objective import MetaObjective

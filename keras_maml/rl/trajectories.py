@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_maml.rl.environment import Environment
+from keras_maml.rl.environments.environment import Environment
 
 
 class Trajectories(NamedTuple):

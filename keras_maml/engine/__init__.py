@@ -1,0 +1,1 @@
+"""The way of one meta-batch: tasks, inner steps, gradient, update."""

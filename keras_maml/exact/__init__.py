@@ -1,0 +1,1 @@
+"""TensorFlow's operations with exact, fast derivatives of any order."""

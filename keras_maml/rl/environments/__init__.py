@@ -1,0 +1,1 @@
+"""Environments: dynamics that tasks share, and distributions of goals."""

@@ -1,0 +1,166 @@
+"""The three choices of statistics, and the exact moments."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_maml
+from keras_maml.engine import normalization
+from tests.sample_models import regression_batch
+from tests.sample_models import small_mlp
+
+# Per-step statistics have tests of their own.
+MODES = [m for m in normalization.MODES if m != "per_step"]
+
+
+def normalized_model(mode, **kwargs):
+    learner = small_mlp(batch_norm=True)
+    # Moving averages that no batch has.
+    learner.layers[1].moving_mean.assign(tf.fill([5], 0.7))
+    learner.layers[1].moving_variance.assign(tf.fill([5], 4.0))
+    return keras_maml.MetaModel(
+        learner,
+        inner_optimizer=0.1,
+        inner_loss="mse",
+        normalization=mode,
+        **kwargs,
+    )
+
+
+def predictions(meta_model, x, **changes):
+    return meta_model.predict({**x, **changes}, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "other_queries_matter", "support_matters"),
+    [
+        ("transductive", True, False),
+        ("support", False, True),
+        ("moving", False, False),
+    ],
+)
+def test_what_a_prediction_depends_on(
+    mode, other_queries_matter, support_matters
+):
+    # With no inner steps the statistics are the only path between examples.
+    meta_model = normalized_model(mode, evaluation_steps=0)
+    x, _ = regression_batch(tasks=2)
+    first = predictions(meta_model, x)[:, 0]
+    other_queries = x["query_x"].copy()
+    other_queries[:, 1:] += 3.0
+    changed = predictions(meta_model, x, query_x=other_queries)[:, 0]
+    assert np.allclose(first, changed, atol=1e-6) != other_queries_matter
+    changed = predictions(meta_model, x, support_x=3 * x["support_x"])[:, 0]
+    assert np.allclose(first, changed, atol=1e-6) != support_matters
+
+
+def by_hand(learner, x, statistics_of, kernel=None):
+    """Predictions of one task with the statistics of given inputs."""
+    k1, b1, gamma, beta, mean, variance, k2, b2 = learner.get_weights()
+    if statistics_of is not None:
+        hidden = statistics_of @ k1 + b1
+        mean, variance = hidden.mean(0), hidden.var(0)
+    normalized = (x @ k1 + b1 - mean) / np.sqrt(variance + 1e-3)
+    return np.tanh(normalized * gamma + beta) @ k2 + b2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_statistics_are_those_of_the_right_examples(mode):
+    meta_model = normalized_model(mode, evaluation_steps=0)
+    x, _ = regression_batch(tasks=2)
+    actual = predictions(meta_model, x)
+    for t in range(2):
+        of = {
+            "transductive": x["query_x"][t],
+            "support": x["support_x"][t],
+            "moving": None,
+        }[mode]
+        expected = by_hand(meta_model.learner, x["query_x"][t], of)
+        np.testing.assert_allclose(actual[t], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_adapted_models_carry_their_statistics(mode):
+    meta_model = normalized_model(mode, inner_steps=2)
+    x, _ = regression_batch(tasks=2)
+    expected = predictions(meta_model, x)[0]
+    adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
+    if mode == "transductive":
+        # The batch's statistics need Keras's training mode.
+        actual = adapted(x["query_x"][0], training=True)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+        support = normalized_model("support", inner_steps=2)
+        adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
+        expected = predictions(support, x)[0]
+    actual = adapted.predict(x["query_x"][0], verbose=0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_uses_batch_statistics_and_moves_the_averages(mode):
+    meta_model = normalized_model(mode, inner_steps=0)
+    meta_model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
+    x, y = regression_batch(tasks=2)
+    learner = meta_model.learner
+    before = learner.layers[1].moving_mean.numpy()
+    of = x["support_x"] if mode == "support" else x["query_x"]
+    expected = np.mean(
+        [
+            np.mean((by_hand(learner, x["query_x"][t], of[t]) - y[t]) ** 2)
+            for t in range(2)
+        ]
+    )
+    loss = meta_model.fit(x, y, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(expected, rel=1e-4)
+    after = learner.layers[1].moving_mean.numpy()
+    if mode == "support":
+        # No step was taken, and queries do not count as a batch.
+        np.testing.assert_array_equal(before, after)
+    else:
+        k1, b1 = learner.get_weights()[:2]
+        batch = np.mean((x["query_x"] @ k1 + b1).mean(axis=1), axis=0)
+        np.testing.assert_allclose(after, 0.9 * before + 0.1 * batch, rtol=1e-4)
+
+
+def test_dropout_is_off_in_evaluation_whatever_the_statistics():
+    learner = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.Dense(5),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(1),
+        ]
+    )
+    x, _ = regression_batch(tasks=2)
+    for mode in normalization.MODES:
+        meta_model = keras_maml.MetaModel(
+            learner, inner_loss="mse", normalization=mode
+        )
+        np.testing.assert_array_equal(
+            predictions(meta_model, x), predictions(meta_model, x)
+        )
+
+
+def test_a_frozen_layer_keeps_its_stored_statistics():
+    meta_model = normalized_model("transductive", evaluation_steps=0)
+    meta_model.learner.layers[1].trainable = False
+    x, _ = regression_batch(tasks=1)
+    expected = by_hand(meta_model.learner, x["query_x"][0], None)
+    np.testing.assert_allclose(
+        predictions(meta_model, x)[0], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_layers_are_left_as_they_were():
+    learner = small_mlp(batch_norm=True)
+    layer = learner.layers[1]
+    config = learner.get_config()
+    meta_model = keras_maml.MetaModel(
+        learner, inner_loss="mse", normalization="support"
+    )
+    meta_model.predict(regression_batch()[0], verbose=0)
+    assert "call" not in vars(layer)
+    assert layer.momentum == 0.9
+    assert learner.get_config() == config

@@ -1,0 +1,250 @@
+"""The map over tasks: results, and memory that does not grow with them."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_maml
+from keras_maml.engine import task_map
+
+
+def square(task):
+    value = task["a"]
+    return {"square": value**2, "index": task["i"]}, (tf.reduce_sum(value),)
+
+
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("parallelism", [1, 4])
+def test_stacks_and_averages(eager, parallelism):
+    a = np.arange(6, dtype="float32").reshape(3, 2)
+    tasks = {"a": tf.constant(a), "i": tf.range(3)}
+
+    def run():
+        return task_map.map_tasks(square, tasks, parallelism=parallelism)
+
+    each, (mean,) = run() if eager else tf.function(run)()
+    np.testing.assert_array_equal(each["square"], a**2)
+    np.testing.assert_array_equal(each["index"], [0, 1, 2])
+    assert float(mean) == np.mean(a.sum(axis=1))
+
+
+def test_shapes_are_static_where_they_can_be():
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((3, None)),
+            tf.TensorSpec((None, 2)),
+        ]
+    )
+    def run(known, unknown):
+        shapes = []
+        for tensor in (known, unknown):
+            (each,), _ = task_map.map_tasks(
+                lambda t: ((t * 2,), ()), tensor, parallelism=2
+            )
+            shapes.append(each.shape)
+        assert shapes[0].as_list() == [3, None]
+        assert shapes[1].as_list() == [None, 2]
+        return each
+
+    np.testing.assert_array_equal(
+        run(np.ones((3, 5)), np.ones((4, 2))), np.full((4, 2), 2.0)
+    )
+
+
+def test_result_does_not_depend_on_parallelism():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((50, 7)).astype("float32")
+    sums = {
+        float(
+            tf.function(
+                lambda p=parallelism: task_map.map_tasks(
+                    lambda t: ((), (tf.reduce_sum(tf.exp(t)),)),
+                    tf.constant(a),
+                    parallelism=p,
+                )[1][0]
+            )()
+        )
+        for parallelism in (1, 2, 8)
+    }
+    assert len(sums) == 1
+
+
+# -- Vectorized
+
+
+def trained(task_map, tasks, **kwargs):
+    """Weights and losses after three epochs of a few meta-batches."""
+    sines = keras_maml.tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
+    x, y = next(iter(sines.batch(11)))
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(
+        tasks, drop_remainder=True
+    )
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(hidden_units=(8,)), task_map=task_map, **kwargs
+    )
+    meta_model.compile(optimizer="sgd", loss="mse")
+    losses = meta_model.fit(data, epochs=3, verbose=0).history["loss"]
+    return losses, meta_model.learner.get_weights()
+
+
+# Chunks with and without filling.
+@pytest.mark.parametrize("tasks", [1, 5, 8])
+def test_vectorized_training_equals_the_loop(tasks):
+    expected_losses, expected = trained("loop", tasks)
+    losses, weights = trained("vectorized", tasks, task_parallelism=2)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for w, e in zip(weights, expected):
+        np.testing.assert_allclose(w, e, rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_fill_the_cores_and_stay_small():
+    def sizes(count, parallelism):
+        return task_map._chunk_sizes(count, parallelism)
+
+    assert sizes(25, 2) == (2, 13)
+    assert sizes(3, 8) == (1, 3)
+    assert sizes(16, 8) == (4, 4)
+    assert sizes(256, 2) == (8, 32)
+
+
+def test_more_chunks_than_cores_are_a_loop():
+    def square_each(task):
+        return task**2, {"sum": task}
+
+    tasks = tf.random.stateless_normal((70, 3), (0, 0))
+    run = tf.function(
+        lambda t: task_map.map_tasks(
+            square_each, t, parallelism=2, vectorize=True
+        )
+    )
+    each, mean = run(tasks)
+    np.testing.assert_allclose(each, tasks**2, rtol=1e-6)
+    np.testing.assert_allclose(mean["sum"], tf.reduce_mean(tasks, 0), atol=1e-6)
+
+
+def test_auto_vectorizes_what_is_light():
+    layers = keras.layers
+    mlp = keras_maml.learners.mlp()
+    assert task_map.vectorizes(mlp)
+    assert task_map.vectorizes(keras.Sequential([keras.Input((1,)), mlp]))
+    inputs = keras.Input((3,))
+    outputs = layers.Add()([layers.Dense(3)(inputs), inputs])
+    assert task_map.vectorizes(keras.Model(inputs, outputs))
+    assert not task_map.vectorizes(keras_maml.learners.conv4())
+    assert not task_map.vectorizes(
+        keras.Model(inputs, keras.ops.sin(inputs) + outputs)
+    )
+
+    class Subclass(keras.Sequential):
+        pass
+
+    assert not task_map.vectorizes(Subclass([layers.Dense(1)]))
+
+    class Layer(layers.Dense):
+        pass
+
+    assert not task_map.vectorizes(keras.Sequential([Layer(1)]))
+
+
+def test_what_cannot_be_vectorized_says_so():
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.conv4((8, 8, 1), n_way=2, filters=2),
+        task_map="vectorized",
+    )
+    meta_model.compile(
+        optimizer="sgd",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    labels = np.tile(np.arange(2), (2, 1))
+    images = np.zeros((2, 2, 8, 8, 1), "float32")
+    x = {"support_x": images, "support_y": labels, "query_x": images}
+    with pytest.raises(ValueError, match='task_map="vectorized"'):
+        meta_model.train_on_batch(x, labels)
+
+
+def test_auto_takes_the_loop_for_a_loss_that_needs_it():
+    def loss(y_true, y_pred):
+        values, _ = tf.unique(tf.reshape(tf.stop_gradient(y_pred), [-1]))
+        return tf.square(y_true - y_pred) + 0.0 * tf.reduce_sum(values)
+
+    def train(task_map):
+        meta_model = keras_maml.MetaModel(
+            keras_maml.learners.mlp(hidden_units=(4,)), task_map=task_map
+        )
+        meta_model.compile(optimizer="sgd", loss=loss)
+        sines = keras_maml.tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
+        return meta_model.fit(
+            sines.batch(4), steps_per_epoch=2, shuffle=False, verbose=0
+        ).history["loss"]
+
+    assert train("auto") == train("loop")
+    with pytest.raises(ValueError, match='task_map="vectorized"'):
+        train("vectorized")
+
+
+def test_vectorizing_needs_a_number_of_tasks():
+    sines = keras_maml.tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
+    x, y = next(iter(sines.batch(4)))
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), task_map="vectorized"
+    )
+    meta_model.compile(optimizer="sgd", loss="mse")
+    with pytest.raises(ValueError, match="drop_remainder=True"):
+        meta_model.fit(
+            tf.data.Dataset.from_tensor_slices((x, y)).batch(3), verbose=0
+        )
+
+
+# Peak memory is a process's own, so each size gets a process.
+MEMORY = """
+import json
+import resource
+import sys
+
+import keras
+import tensorflow as tf
+
+import keras_maml
+
+tasks = int(sys.argv[1])
+learner = keras_maml.learners.conv4((48, 48, 3), n_way=5, filters=32)
+meta_model = keras_maml.MetaModel(learner, task_parallelism=1)
+meta_model.compile(
+    optimizer="sgd",
+    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+)
+labels = tf.tile(tf.range(5)[None], (tasks, 4))
+images = tf.random.stateless_normal((tasks, 20, 48, 48, 3), (0, 0))
+x = {"support_x": images, "support_y": labels, "query_x": images}
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+before = peak()
+for _ in range(3):
+    meta_model.train_on_batch(x, labels)
+print(json.dumps({"growth": peak() - before}))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_meta_batch():
+    def growth(tasks):
+        result = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(tasks)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(result.stdout.splitlines()[-1])["growth"]
+
+    small, large = growth(8), growth(64)
+    print(f"8 tasks: {small:.0f} MiB, 64 tasks: {large:.0f} MiB")
+    assert large < small + 10

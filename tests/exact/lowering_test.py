@@ -1,0 +1,121 @@
+"""The stand-ins for functions of `tf.nn`."""
+
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_maml.exact import lowering
+
+
+def test_moments_equal_tensorflows_in_value():
+    x = tf.constant(np.random.default_rng(0).standard_normal((4, 3, 2)))
+    for axes in ([0], [0, 1], [-1]):
+        for keepdims in (True, False):
+            expected = tf.nn.moments(x, axes, keepdims=keepdims)
+            with lowering.exact_ops():
+                actual = tf.nn.moments(x, axes, keepdims=keepdims)
+            for a, e in zip(actual, expected):
+                np.testing.assert_allclose(a, e, rtol=1e-12)
+    half = tf.cast(x * 300, tf.float16)
+    with lowering.exact_ops():
+        mean, variance = tf.nn.moments(half, [0])
+    assert mean.dtype == variance.dtype == tf.float16
+    np.testing.assert_allclose(
+        mean, np.mean(half.numpy().astype("f"), 0), rtol=1e-3
+    )
+
+
+def test_exact_ops_leave_only_after_the_last():
+    original = tf.nn.moments
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with lowering.exact_ops():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with lowering.exact_ops():
+        thread.start()
+        entered.wait(10)
+    assert tf.nn.moments is not original
+    leave.set()
+    thread.join()
+    assert tf.nn.moments is original
+    with pytest.raises(RuntimeError, match="inside"):
+        with lowering.exact_ops():
+            raise RuntimeError("inside")
+    assert tf.nn.moments is original
+
+
+@pytest.mark.parametrize("data_format", [None, "NHWC", "NCHW"])
+def test_bias_add_has_every_derivative(data_format):
+    rng = np.random.default_rng(0)
+    value = tf.constant(rng.standard_normal((2, 3, 4, 3)))
+    bias = tf.constant(rng.standard_normal(3))
+
+    def derivatives(add):
+        with tf.GradientTape() as outer:
+            outer.watch([value, bias])
+            with tf.GradientTape() as inner:
+                inner.watch([value, bias])
+                y = add(value, bias, data_format=data_format)
+                loss = tf.reduce_sum(tf.sin(y))
+            gradients = inner.gradient(loss, [value, bias])
+            total = sum(tf.reduce_sum(tf.sin(g)) for g in gradients)
+        return [y, *gradients, *outer.gradient(total, [value, bias])]
+
+    expected = derivatives(tf.nn.bias_add)
+    with lowering.exact_ops():
+        actual = derivatives(tf.nn.bias_add)
+    for a, e in zip(actual, expected):
+        np.testing.assert_allclose(a, e, rtol=1e-12)
+
+
+def both(name, x, *arguments, **kwargs):
+    """Values and two derivatives, of `lowering`'s function and TensorFlow's."""
+
+    def derivatives():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = getattr(tf.nn, name)(x, *arguments, **kwargs)
+                loss = tf.reduce_sum(tf.sin(y))
+            gradient = inner.gradient(loss, x)
+            total = tf.reduce_sum(tf.exp(gradient))
+        return y, gradient, outer.gradient(total, x)
+
+    expected = derivatives()
+    with lowering.exact_ops():
+        actual = derivatives()
+    return actual, expected
+
+
+def test_relu_equals_tensorflows():
+    x = tf.constant(np.random.default_rng(0).standard_normal((4, 5)))
+    for a, e in zip(*both("relu", x)):
+        np.testing.assert_allclose(a, e, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("window", "step", "padding"),
+    [
+        (2, 2, "VALID"),
+        ([3, 2], [3, 2], "VALID"),
+        (2, 3, "VALID"),
+        (2, 2, "SAME"),
+        (4, 4, "SAME"),
+        ([1, 2, 2, 1], [1, 2, 2, 1], "VALID"),
+        (3, 2, "VALID"),
+        (3, 3, "SAME"),
+    ],
+)
+def test_max_pool_equals_tensorflows(window, step, padding):
+    # Small integers: with ties.
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.integers(0, 3, (2, 8, 10, 3)).astype("float64"))
+    for a, e in zip(*both("max_pool", x, window, step, padding)):
+        np.testing.assert_allclose(a, e, rtol=1e-12)

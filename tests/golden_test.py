@@ -1,0 +1,81 @@
+"""What earlier versions saved is loaded, and predicts as it did then."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_maml  # noqa: F401  (registers what the files name)
+
+GOLDEN = pathlib.Path(__file__).absolute().parent / "golden" / "0.1"
+EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
+MODELS = sorted(path.stem for path in GOLDEN.glob("*.keras"))
+KEYS = ("support_x", "support_y", "query_x")
+
+
+def inputs(name):
+    return {key: EXPECTED[f"{name}/x/{key}"] for key in KEYS}
+
+
+def load(name):
+    return keras.models.load_model(GOLDEN / f"{name}.keras")
+
+
+@pytest.mark.parametrize("name", [m for m in MODELS if m != "policy"])
+def test_a_saved_model_predicts_as_it_did(name):
+    predicted = load(name).predict(inputs(name), verbose=0)
+    np.testing.assert_allclose(
+        predicted, EXPECTED[f"{name}/predict"], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["maml", "maml_plus_plus"])
+def test_a_saved_model_trains_on(name):
+    model = load(name)
+    model.train_on_batch(inputs(name), EXPECTED[f"{name}/y"])
+    np.testing.assert_allclose(
+        model.predict(inputs(name), verbose=0),
+        EXPECTED[f"{name}/next"],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.name.split(".")[0] for p in GOLDEN.glob("*.weights.h5"))
+)
+def test_saved_weights_are_loaded(name):
+    model = load(name)
+    wanted = model.get_weights()
+    model.set_weights([np.zeros_like(weight) for weight in wanted])
+    model.load_weights(GOLDEN / f"{name}.weights.h5")
+    for weight, value in zip(model.get_weights(), wanted, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_a_saved_policy_acts_as_it_did():
+    outputs = load("policy")(EXPECTED["policy/x"])
+    for key in ("mean", "log_std"):
+        np.testing.assert_allclose(
+            outputs[key], EXPECTED[f"policy/{key}"], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_an_exported_model_serves_as_it_did():
+    served = tf.saved_model.load(GOLDEN / "maml_saved_model")
+    np.testing.assert_allclose(
+        served.serve(*(EXPECTED[f"maml/x/{key}"] for key in KEYS)),
+        EXPECTED["maml/predict"],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_an_exported_policy_acts_as_it_did():
+    served = tf.saved_model.load(GOLDEN / "policy_saved_model")
+    outputs = served.act(EXPECTED["policy/x"])
+    np.testing.assert_allclose(
+        outputs["mean"], EXPECTED["policy/mean"], rtol=1e-5, atol=1e-6
+    )
