@@ -178,7 +178,7 @@ def learner_with_context(n_way, seed, units=100, filters=64):
     """conv4 whose feature maps are scaled and shifted by context parameters."""
     layers = keras.layers
     x = h = keras.Input((28, 28, 1))
-    context = keras_maml.ContextInput(units)(x)
+    context = keras_maml.ContextParameters(units)(x)
 
     def from_context(i):
         initializer = keras.initializers.GlorotUniform(100 * seed + i)

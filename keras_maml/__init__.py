@@ -8,7 +8,7 @@ from keras_maml import meta_gradients
 from keras_maml import outer_loss
 from keras_maml import rl
 from keras_maml import tasks
-from keras_maml.context import ContextInput
+from keras_maml.context import ContextParameters
 from keras_maml.engine.task_map import configure_threads
 from keras_maml.evaluation import TaskScores
 from keras_maml.evaluation import evaluate_tasks
@@ -16,7 +16,7 @@ from keras_maml.meta_model import MetaModel
 from keras_maml.version import __version__
 
 __all__ = [
-    "ContextInput",
+    "ContextParameters",
     "MetaModel",
     "TaskScores",
     "__version__",

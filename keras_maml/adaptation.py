@@ -1,35 +1,41 @@
-"""The `adapt` axis: which weights move in the inner loop."""
+"""The `adapted_weights` axis: which weights move in the inner loop."""
 
 import keras
 
-from keras_maml.context import ContextInput
+from keras_maml.context import ContextParameters
 
 # The forms of the axis that have a name.
 NAMES = ("all", "head", "body", "context", "lora")
 
 
-def check(adapt):
-    """Raises `ValueError` unless `adapt` is one of the forms of the axis."""
-    if isinstance(adapt, str) and adapt in NAMES:
+def check(adapted_weights):
+    """Raises `ValueError` unless this is one of the forms of the axis."""
+    if isinstance(adapted_weights, str) and adapted_weights in NAMES:
         return
-    if callable(adapt) and not isinstance(adapt, (type, keras.layers.Layer)):
+    if callable(adapted_weights) and not isinstance(
+        adapted_weights, (type, keras.layers.Layer)
+    ):
         return
-    if isinstance(adapt, (list, tuple)) and adapt:
-        if all(isinstance(e, (str, keras.layers.Layer)) for e in adapt):
+    if isinstance(adapted_weights, (list, tuple)) and adapted_weights:
+        if all(
+            isinstance(e, (str, keras.layers.Layer)) for e in adapted_weights
+        ):
             return
     raise ValueError(
-        f"`adapt` must be one of {NAMES}, a non-empty list of layers or layer "
-        "names, or a function that takes a variable and returns a bool. "
-        f"Received: adapt={adapt!r}"
+        f"`adapted_weights` must be one of {NAMES}, a non-empty list of "
+        "layers or layer names, or a function that takes a variable and "
+        "returns a bool. "
+        f"Received: adapted_weights={adapted_weights!r}"
     )
 
 
-def adapted_positions(learner, adapt):
+def adapted_positions(learner, adapted_weights):
     """Positions of the adapted ones among `learner.trainable_variables`.
 
     Args:
         learner: a built Keras model.
-        adapt: one of `NAMES`, a list of layers or layer names, or a predicate.
+        adapted_weights: one of `NAMES`, a list of layers or layer names, or a
+            predicate.
 
     Returns:
         A list of ints, in order.
@@ -39,33 +45,34 @@ def adapted_positions(learner, adapt):
             is selected.
     """
     variables = learner.trainable_variables
-    if adapt == "all":
+    if adapted_weights == "all":
         selected = list(range(len(variables)))
-    elif callable(adapt):
-        selected = [i for i, v in enumerate(variables) if adapt(v)]
-    elif adapt == "lora":
+    elif callable(adapted_weights):
+        selected = [i for i, v in enumerate(variables) if adapted_weights(v)]
+    elif adapted_weights == "lora":
         selected = [
             i for i, v in enumerate(variables) if v.name.startswith("lora_")
         ]
-    elif adapt == "context":
+    elif adapted_weights == "context":
         selected = context_positions(learner)
-    elif adapt in ("head", "body"):
+    elif adapted_weights in ("head", "body"):
         head = set(map(id, _head(learner).trainable_variables))
         selected = [
             i
             for i, v in enumerate(variables)
-            if (id(v) in head) == (adapt == "head")
+            if (id(v) in head) == (adapted_weights == "head")
         ]
     else:
         chosen = set()
-        for entry in adapt:
+        for entry in adapted_weights:
             for layer in _find(learner, entry):
                 chosen.update(id(v) for v in layer.trainable_variables)
         selected = [i for i, v in enumerate(variables) if id(v) in chosen]
     if not selected:
         raise ValueError(
-            "`adapt` selects none of the learner's trainable weights "
-            f"({[v.path for v in variables]}). Received: adapt={adapt!r}"
+            "`adapted_weights` selects none of the learner's trainable weights "
+            f"({[v.path for v in variables]}). "
+            f"Received: adapted_weights={adapted_weights!r}"
         )
     return selected
 
@@ -75,7 +82,7 @@ def context_positions(learner):
     context = {
         id(variable)
         for layer in learner._flatten_layers()
-        if isinstance(layer, ContextInput)
+        if isinstance(layer, ContextParameters)
         for variable in layer.trainable_variables
     }
     return [
@@ -107,15 +114,15 @@ def _find(learner, entry):
         found = [layer for layer in layers if layer is entry]
     if not found:
         raise ValueError(
-            "`adapt` names a layer that the learner does not have. Its layers "
-            f"are {[layer.name for layer in layers]}. "
+            "`adapted_weights` names a layer that the learner does not have. "
+            f"Its layers are {[layer.name for layer in layers]}. "
             f"Received: {entry if isinstance(entry, str) else entry.name!r}"
         )
     if found[0] is entry and sum(e.name == entry.name for e in layers) > 1:
         # Saved by its name, it would come back as all of them.
         raise ValueError(
-            "`adapt` needs layers whose names are unique in the learner. "
-            "Rename them, or pass a function of `variable.path`. "
+            "`adapted_weights` needs layers whose names are unique in the "
+            "learner. Rename them, or pass a function of `variable.path`. "
             f"Received: layer {entry.name!r}"
         )
     return found

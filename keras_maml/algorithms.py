@@ -194,7 +194,7 @@ def anil(
         learner,
         inner_optimizer=inner_optimizer,
         inner_steps=inner_steps,
-        adapt="head",
+        adapted_weights="head",
     )
 
 
@@ -230,7 +230,7 @@ def boil(
         learner,
         inner_optimizer=inner_optimizer,
         inner_steps=inner_steps,
-        adapt="body",
+        adapted_weights="body",
     )
 
 
@@ -420,7 +420,7 @@ def cavia(
     """CAVIA: the inner loop moves context parameters, inputs of the learner.
 
     Args:
-        learner: a Keras model of one task with a `ContextInput` layer.
+        learner: a Keras model of one task with a `ContextParameters` layer.
         inner_optimizer: as in `MetaModel`. Defaults to `1.0`.
         inner_steps: int. Defaults to `2`.
         **kwargs: of `MetaModel`.
@@ -432,7 +432,7 @@ def cavia(
 
     ```python
     x = keras.Input((1,))
-    context = keras_maml.ContextInput(5)(x)
+    context = keras_maml.ContextParameters(5)(x)
     h = keras.layers.Concatenate()([x, context])
     h = keras.layers.Dense(40, activation="relu")(h)
     meta_model = keras_maml.algorithms.cavia(
@@ -449,7 +449,7 @@ def cavia(
         learner,
         inner_optimizer=inner_optimizer,
         inner_steps=inner_steps,
-        adapt="context",
+        adapted_weights="context",
     )
 
 

@@ -9,7 +9,7 @@ from keras_maml.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class ContextInput(keras.layers.Layer):
+class ContextParameters(keras.layers.Layer):
     """Context parameters φ, which are 0 at the start of every task.
 
     The layer gives each example of its input the same `units` numbers. The
@@ -30,12 +30,12 @@ class ContextInput(keras.layers.Layer):
 
     ```python
     x = keras.Input((1,))
-    context = keras_maml.ContextInput(5)(x)
+    context = keras_maml.ContextParameters(5)(x)
     h = keras.layers.Concatenate()([x, context])
     h = keras.layers.Dense(40, activation="relu")(h)
     learner = keras.Model(x, keras.layers.Dense(1)(h))
     meta_model = keras_maml.MetaModel(
-        learner, adapt="context", inner_optimizer=1.0
+        learner, adapted_weights="context", inner_optimizer=1.0
     )
     ```
 
@@ -60,3 +60,11 @@ class ContextInput(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="keras_maml")
+class ContextInput(ContextParameters):
+    """The layer's name in files that version 0.1 saved; not for new code.
+
+    Keras finds weights in a file by the name of their layer's class.
+    """

@@ -55,13 +55,13 @@ class MetaModel(MetaTrainer, keras.Model):
         meta_gradient: `"second_order"`, `"first_order"`, `"reptile"`,
             `"implicit"` or an object of `keras_maml.meta_gradients`. Defaults
             to `"second_order"`.
-        adapt: which weights move in the inner loop. `"all"` trainable ones;
-            `"head"`, the last layer that has some; `"body"`, all but those;
-            `"context"`, those of `ContextInput` layers; `"lora"`, those that
-            a layer's `enable_lora` added (`save` is refused then); a list of
-            layers or layer names; or a function that takes a variable and
-            returns a bool. The others
-            are trained by the outer loop alone. Defaults to `"all"`.
+        adapted_weights: which weights move in the inner loop. `"all"`
+            trainable ones; `"head"`, the last layer that has some; `"body"`,
+            all but those; `"context"`, those of `ContextParameters` layers;
+            `"lora"`, those that a layer's `enable_lora` added (`save` is
+            refused then); a list of layers or layer names, which reads as the
+            names; or a function that takes a variable and returns a bool. The
+            others are trained by the outer loop alone. Defaults to `"all"`.
         outer_loss: an object of `keras_maml.outer_loss`: which inner steps'
             query losses count. Defaults to the last step's.
         head_init: `None`, or `"prototypes"`: the learner gives features, and
@@ -146,7 +146,7 @@ class MetaModel(MetaTrainer, keras.Model):
         inner_optimizer: float | InnerOptimizer = 0.01,
         inner_steps: int = 1,
         meta_gradient: str | MetaGradient = "second_order",
-        adapt: str | Sequence[str | keras.Layer] | Callable = "all",
+        adapted_weights: str | Sequence[str | keras.Layer] | Callable = "all",
         outer_loss: OuterLoss | None = None,
         head_init: str | None = None,
         inner_batch_size: int | None = None,
@@ -190,7 +190,7 @@ class MetaModel(MetaTrainer, keras.Model):
                 f"`task_map` must be one of {task_map_lib.MODES}. "
                 f"Received: task_map={task_map!r}"
             )
-        adaptation.check(adapt)
+        adaptation.check(adapted_weights)
         # An unknown loss name is an error now, not at the first step.
         if inner_loss is not None:
             inner_loss_lib.resolve(inner_loss, None)
@@ -215,7 +215,7 @@ class MetaModel(MetaTrainer, keras.Model):
         # In a namespace, out of sight of Keras: layers that are an attribute
         # would be saved a second time under its name.
         self._untracked = types.SimpleNamespace(
-            adapt=adapt,
+            adapted_weights=adapted_weights,
             signature=None,
             # For a time in the place of the setting, see `FirstOrderUntil`.
             meta_gradient=None,
@@ -228,6 +228,15 @@ class MetaModel(MetaTrainer, keras.Model):
         if learner.built:
             self._finish_build()
             self.built = True
+
+    @property
+    def adapted_weights(self) -> str | list[str] | Callable:
+        """Which weights move in the inner loop."""
+        # By name: Keras would save layers that it finds in an attribute.
+        given = self._untracked.adapted_weights
+        if isinstance(given, (list, tuple)):
+            return [e if isinstance(e, str) else e.name for e in given]
+        return given
 
     # -- What Keras calls
 
@@ -362,15 +371,15 @@ class MetaModel(MetaTrainer, keras.Model):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        adapt = self._untracked.adapt
-        if isinstance(adapt, (list, tuple)):
-            adapt = [e if isinstance(e, str) else e.name for e in adapt]
+        adapted_weights = self.adapted_weights
+        if callable(adapted_weights):
+            adapted_weights = serialize(adapted_weights)
         return {
             "learner": serialize(self.learner),
             "inner_optimizer": serialize(self.inner_optimizer),
             "inner_steps": self.inner_steps,
             "meta_gradient": serialize(self.meta_gradient),
-            "adapt": serialize(adapt) if callable(adapt) else adapt,
+            "adapted_weights": adapted_weights,
             "outer_loss": serialize(self.outer_loss),
             "head_init": self.head_init,
             "inner_batch_size": self.inner_batch_size,
@@ -396,6 +405,8 @@ class MetaModel(MetaTrainer, keras.Model):
             for key, value in config.items()
         }
         signature = config.pop("signature", None)
+        if "adapt" in config:  # Saved by 0.1.
+            config["adapted_weights"] = config.pop("adapt")
         model = cls(**config)
         model._untracked.signature = signature
         return model

@@ -120,7 +120,10 @@ def test_adapt_axis_moves_the_chosen_weights_only():
     head = learner.layers[-1]
     for adapt in ([head], [head.name], lambda v: "head" in v.path):
         meta_model = keras_maml.MetaModel(
-            learner, inner_optimizer=0.1, adapt=adapt, inner_loss="mse"
+            learner,
+            inner_optimizer=0.1,
+            adapted_weights=adapt,
+            inner_loss="mse",
         )
         adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
         moved = [
@@ -312,7 +315,7 @@ def test_lora_weights_adapt_on_a_frozen_backbone(tmp_path):
     backbone, head = learner.layers
     backbone.enable_lora(2)
     meta_model = keras_maml.MetaModel(
-        learner, adapt="lora", inner_optimizer=0.5, inner_steps=2
+        learner, adapted_weights="lora", inner_optimizer=0.5, inner_steps=2
     )
     meta_model.compile(optimizer="adam", loss="mse")
     x, y = regression_batch()

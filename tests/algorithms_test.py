@@ -23,7 +23,7 @@ def features():
 
 def with_context():
     x = keras.Input((2,))
-    context = keras_maml.ContextInput(3)(x)
+    context = keras_maml.ContextParameters(3)(x)
     h = keras.layers.Concatenate()([x, context])
     h = keras.layers.Dense(5, activation="tanh")(h)
     return keras.Model(x, keras.layers.Dense(3)(h))
@@ -134,7 +134,7 @@ def test_settings_can_be_combined():
     meta_model = algorithms.meta_sgd(
         small_mlp(2, 3),
         inner_steps=3,
-        adapt="head",
+        adapted_weights="head",
         meta_gradient="first_order",
         outer_loss=keras_maml.outer_loss.MultiStep(10),
     )
@@ -153,7 +153,7 @@ def test_settings_can_be_combined():
             "the query losses of earlier steps cannot count",
         ),
         ({"normalization": "per_step"}, "would not be trained"),
-        ({"adapt": "head"}, "trains only what adapts"),
+        ({"adapted_weights": "head"}, "trains only what adapts"),
         (
             {
                 "inner_optimizer": keras_maml.inner_optimizers.SGD(
@@ -195,7 +195,7 @@ LearnedRate = keras_maml.inner_optimizers.LearnedRate
         ),
         (
             "maml_plus_plus",
-            {"adapt": ["batch_normalization"]},
+            {"adapted_weights": ["batch_normalization"]},
             "selects nothing else",
         ),
     ],

@@ -8,7 +8,7 @@ import keras_maml
 
 # A change of this list is a change of the public API: say so in CHANGELOG.md.
 PUBLIC = """
-ContextInput
+ContextParameters
 MetaModel
 TaskScores
 algorithms.anil

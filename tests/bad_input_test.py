@@ -29,7 +29,7 @@ def twin_names():
     inputs = keras.Input((1,))
     first, second = one_layer(), one_layer()
     learner = keras.Model(inputs, second(first(inputs)))
-    return keras_maml.MetaModel(learner, adapt=[first.layers[0]])
+    return keras_maml.MetaModel(learner, adapted_weights=[first.layers[0]])
 
 
 # What is wrong → a call, and what its message must say.
@@ -46,7 +46,7 @@ CONSTRUCTION = {
         lambda: keras_maml.MetaModel(
             keras.Sequential([keras.Input((1,)), keras.layers.ReLU()])
         ),
-        "`adapt` selects none of the learner's trainable weights",
+        "`adapted_weights` selects none of the learner's trainable weights",
     ),
     "inner rate of zero": (
         model(inner_optimizer=0.0),
@@ -102,21 +102,24 @@ CONSTRUCTION = {
         "`normalization` must be one of",
     ),
     "adapt is a layer, not a list": (
-        model(adapt=LEARNER.layers[0]),
-        "`adapt` must be one of",
+        model(adapted_weights=LEARNER.layers[0]),
+        "`adapted_weights` must be one of",
     ),
-    "adapt is empty": (model(adapt=[]), "a non-empty list"),
-    "adapt is a name, not a list": (model(adapt="hat"), "adapt='hat'"),
+    "adapt is empty": (model(adapted_weights=[]), "a non-empty list"),
+    "adapt is a name, not a list": (
+        model(adapted_weights="hat"),
+        "adapted_weights='hat'",
+    ),
     "adapt names no layer": (
-        model(adapt=["tail"]),
+        model(adapted_weights=["tail"]),
         "Its layers are ['input_layer",
     ),
     "adapt has a foreign layer": (
-        model(adapt=[keras.layers.Dense(1, name="foreign")]),
+        model(adapted_weights=[keras.layers.Dense(1, name="foreign")]),
         "Received: 'foreign'",
     ),
     "adapt selects nothing": (
-        model(adapt=lambda variable: False),
+        model(adapted_weights=lambda variable: False),
         "selects none",
     ),
     "adapt has a layer whose name is not unique": (

@@ -66,13 +66,16 @@ CASES = {
     ),
     "head_init": (model(head_init="zeros"), "head_init='zeros'"),
     "inner_batch_size": (model(inner_batch_size=0), "inner_batch_size=0"),
-    "units": (lambda: keras_maml.ContextInput(0), "units=0"),
+    "units": (lambda: keras_maml.ContextParameters(0), "units=0"),
     "epoch": (lambda: keras_maml.callbacks.FirstOrderUntil(0), "epoch=0"),
     "adapt without context": (
-        model(adapt="context"),
-        "`adapt` selects none .* Received: adapt='context'",
+        model(adapted_weights="context"),
+        "`adapted_weights` selects none .* Received: adapted_weights='context'",
     ),
-    "adapt without LoRA": (model(adapt="lora"), "adapt='lora'"),
+    "adapt without LoRA": (
+        model(adapted_weights="lora"),
+        "adapted_weights='lora'",
+    ),
 }
 
 

@@ -96,7 +96,7 @@ def test_implicit_agrees_with_the_unrolled_gradient(adapt):
             inner_optimizer=0.2,
             inner_steps=100,
             meta_gradient=meta_gradient,
-            adapt=adapt,
+            adapted_weights=adapt,
             task_map="loop",
         )
         gradients.append(library_gradient(meta_model, x, y)[1])

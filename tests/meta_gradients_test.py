@@ -310,7 +310,7 @@ def test_weights_that_do_not_adapt_get_their_gradient():
                 learner,
                 inner_optimizer=0.3,
                 inner_steps=2,
-                adapt=adapt,
+                adapted_weights=adapt,
                 meta_gradient=SecondOrder(rematerialize),
             )
             assert difference_error(meta_model, x, y) < 1e-7

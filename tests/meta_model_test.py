@@ -329,7 +329,7 @@ def test_save_load_and_go_on_training(by, tmp_path):
         learner,
         inner_optimizer=0.1,
         inner_steps=2,
-        adapt=["head"] if by == "name" else [head],
+        adapted_weights=["head"] if by == "name" else [head],
     )
     once.compile(optimizer="adam", loss="mse")
     once.fit(x, y, epochs=2, verbose=0)
@@ -355,7 +355,7 @@ def test_settings_survive_saving(tmp_path):
         inner_optimizer=keras_maml.inner_optimizers.SGD(0.3),
         inner_steps=2,
         meta_gradient="first_order",
-        adapt=only_biases,
+        adapted_weights=only_biases,
         inner_loss=keras.losses.MeanSquaredError(reduction="sum"),
         normalization="support",
         evaluation_steps=4,

@@ -91,8 +91,8 @@ class OuterVariables:
     def positions(self, meta_model):
         """Which of the learner's trainable variables adapt."""
         learner = meta_model.learner
-        adapt = meta_model._untracked.adapt
-        positions = adaptation.adapted_positions(learner, adapt)
+        adapted_weights = meta_model._untracked.adapted_weights
+        positions = adaptation.adapted_positions(learner, adapted_weights)
         if self.per_step_norm is None:
             return positions
         # The rows of all steps move in the outer loop alone.
@@ -100,8 +100,9 @@ class OuterVariables:
         if not rest:
             raise ValueError(
                 '`normalization="per_step"` leaves the scales of batch '
-                "normalisation to the outer loop, and `adapt` selects nothing "
-                f"else. Received: adapt={adapt!r}"
+                "normalisation to the outer loop, and `adapted_weights` "
+                "selects nothing else. "
+                f"Received: adapted_weights={adapted_weights!r}"
             )
         return rest
 

@@ -38,8 +38,9 @@ class MetaPolicySearch(keras.Model):
     takes `inner_steps` policy-gradient steps on what it has seen there, each
     followed by new roll-outs, and the outer update moves θ so that the adapted
     policies would have done better. The inner loop is that of `MetaModel`:
-    its `inner_optimizer`, `inner_steps`, `meta_gradient` and `adapt` are
-    settings here as well, and `callbacks.FirstOrderUntil` works.
+    its `inner_optimizer`, `inner_steps`, `meta_gradient` and
+    `adapted_weights` are settings here as well, and
+    `callbacks.FirstOrderUntil` works.
 
     An episode's actions are judged by their advantages: generalised advantage
     estimation over a linear baseline that is fitted to each task's episodes,
@@ -57,7 +58,8 @@ class MetaPolicySearch(keras.Model):
         meta_gradient: `"second_order"`, `"first_order"` or an object of
             `keras_maml.meta_gradients` of these two kinds. Defaults to
             `"second_order"`.
-        adapt: which weights adapt, as in `MetaModel`. Defaults to `"all"`.
+        adapted_weights: which weights adapt, as in `MetaModel`. Defaults to
+            `"all"`.
         surrogate: the loss that an inner step descends. `"lvc"`,
             low-variance curvature; `"dice"`, whose second derivatives are
             unbiased for given advantages, and vary most; `"score_function"`,
@@ -112,7 +114,7 @@ class MetaPolicySearch(keras.Model):
         inner_optimizer: Any = 0.1,
         inner_steps: int = 1,
         meta_gradient: Any = "second_order",
-        adapt: Any = "all",
+        adapted_weights: Any = "all",
         surrogate: str = "lvc",
         outer_update: OuterUpdate | None = None,
         episodes: int = 20,
@@ -152,7 +154,7 @@ class MetaPolicySearch(keras.Model):
             inner_optimizer=inner_optimizer,
             inner_steps=inner_steps,
             meta_gradient=meta_gradient,
-            adapt=adapt,
+            adapted_weights=adapted_weights,
             task_parallelism=task_parallelism,
         )
         if not self.meta_model.meta_gradient.through_inner_loop:
@@ -456,7 +458,7 @@ class MetaPolicySearch(keras.Model):
             "inner_optimizer": inner["inner_optimizer"],
             "inner_steps": inner["inner_steps"],
             "meta_gradient": inner["meta_gradient"],
-            "adapt": inner["adapt"],
+            "adapted_weights": inner["adapted_weights"],
             "surrogate": self.surrogate,
             "outer_update": serialize(self.outer_update),
             "episodes": self.episodes,
@@ -469,16 +471,17 @@ class MetaPolicySearch(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(
-            **{
-                key: keras.saving.deserialize_keras_object(
-                    value, custom_objects=custom_objects
-                )
-                if isinstance(value, dict)
-                else value
-                for key, value in config.items()
-            }
-        )
+        config = {
+            key: keras.saving.deserialize_keras_object(
+                value, custom_objects=custom_objects
+            )
+            if isinstance(value, dict)
+            else value
+            for key, value in config.items()
+        }
+        if "adapt" in config:  # Saved by 0.1.
+            config["adapted_weights"] = config.pop("adapt")
+        return cls(**config)
 
     # It is compiled from the start, with what its settings ask for.
 

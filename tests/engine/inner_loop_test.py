@@ -209,7 +209,7 @@ def dropout_learner():
         ("float32", {}),
         ("float32", {"normalization": "moving"}),
         ("float32", {"normalization": "support"}),
-        ("float32", {"adapt": ["dense_1"]}),
+        ("float32", {"adapted_weights": ["dense_1"]}),
         ("float32", {"inner_optimizer": Momentum()}),
         ("float64", {}),
         ("mixed_bfloat16", {}),

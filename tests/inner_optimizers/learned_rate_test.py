@@ -106,6 +106,6 @@ def test_more_steps_than_trained_use_the_last_rates():
 
 
 def test_rates_of_the_adapted_weights_alone():
-    meta_model = model("weight", adapt="head")
+    meta_model = model("weight", adapted_weights="head")
     shapes = [tuple(r.shape) for r in meta_model._untracked.outer.parameters]
     assert shapes == [(5, 1), (1,)]

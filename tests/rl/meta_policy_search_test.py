@@ -92,7 +92,7 @@ def test_config():
         ),
         inner_steps=2,
         meta_gradient="first_order",
-        adapt="head",
+        adapted_weights="head",
         surrogate="dice",
         outer_update=rl.PPO(
             keras.optimizers.schedules.CosineDecay(1e-3, 10), steps=2
@@ -198,7 +198,7 @@ def test_export(tmp_path, environment):
     [
         {"inner_steps": 0},
         {"inner_steps": 2, "meta_gradient": "first_order"},
-        {"adapt": "head"},
+        {"adapted_weights": "head"},
         {
             "inner_optimizer": keras_maml.inner_optimizers.Adam(0.01),
             "surrogate": "dice",
@@ -209,14 +209,14 @@ def test_export(tmp_path, environment):
             ),
             "surrogate": "score_function",
         },
-        {"adapt": "context"},
+        {"adapted_weights": "context"},
     ],
     ids=["none", "first_order", "head", "adam", "learned", "context"],
 )
 def test_the_axes_of_meta_model_are_those_of_policies(settings):
     environment = rl.GoalVelocity(horizon=6)
     policy = rl.mlp_policy(environment, (6,))
-    if settings.get("adapt") == "context":
+    if settings.get("adapted_weights") == "context":
         policy = with_context()
     meta_policy = rl.MetaPolicySearch(
         policy,
@@ -324,7 +324,7 @@ def policy_for(inputs, outputs):
 
 def with_context():
     x = keras.Input((2,))
-    h = keras.layers.Concatenate()([x, keras_maml.ContextInput(3)(x)])
+    h = keras.layers.Concatenate()([x, keras_maml.ContextParameters(3)(x)])
     return gaussian_heads(x, keras.layers.Dense(4, activation="tanh")(h))
 
 

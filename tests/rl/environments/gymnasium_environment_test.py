@@ -203,7 +203,8 @@ class FromOne(Switch):
 
 
 def test_robots_need_an_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "keras_maml.rl.environments.mujoco_vector_env", None)
+    module = "keras_maml.rl.environments.mujoco_vector_env"
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"keras-maml\[rl\]"):
         rl.AntDirection()
 
