@@ -2,25 +2,32 @@
 
 import keras
 
+from keras_maml import keras_internals
 from keras_maml.context import ContextParameters
 
 # The forms of the axis that have a name.
 NAMES = ("all", "head", "body", "context", "lora")
 
 
-def check(adapted_weights):
-    """Raises `ValueError` unless this is one of the forms of the axis."""
+def get(adapted_weights):
+    """The answer behind its config, or itself.
+
+    Raises:
+        ValueError: if it is none of the forms of the axis.
+    """
+    if isinstance(adapted_weights, dict):
+        adapted_weights = keras.saving.deserialize_keras_object(adapted_weights)
     if isinstance(adapted_weights, str) and adapted_weights in NAMES:
-        return
+        return adapted_weights
     if callable(adapted_weights) and not isinstance(
         adapted_weights, (type, keras.layers.Layer)
     ):
-        return
+        return adapted_weights
     if isinstance(adapted_weights, (list, tuple)) and adapted_weights:
         if all(
             isinstance(e, (str, keras.layers.Layer)) for e in adapted_weights
         ):
-            return
+            return adapted_weights
     raise ValueError(
         f"`adapted_weights` must be one of {NAMES}, a non-empty list of "
         "layers or layer names, or a function that takes a variable and "
@@ -51,7 +58,7 @@ def adapted_positions(learner, adapted_weights):
         selected = [i for i, v in enumerate(variables) if adapted_weights(v)]
     elif adapted_weights == "lora":
         selected = [
-            i for i, v in enumerate(variables) if v.name.startswith("lora_")
+            i for i, v in enumerate(variables) if keras_internals.is_lora(v)
         ]
     elif adapted_weights == "context":
         selected = context_positions(learner)
@@ -81,7 +88,7 @@ def context_positions(learner):
     """Positions of context parameters among the trainable variables."""
     context = {
         id(variable)
-        for layer in learner._flatten_layers()
+        for layer in keras_internals.all_layers(learner)
         if isinstance(layer, ContextParameters)
         for variable in layer.trainable_variables
     }
@@ -107,7 +114,7 @@ def _head(model):
 
 
 def _find(learner, entry):
-    layers = list(learner._flatten_layers(include_self=False))
+    layers = keras_internals.all_layers(learner, include_self=False)
     if isinstance(entry, str):
         found = [layer for layer in layers if layer.name == entry]
     else:

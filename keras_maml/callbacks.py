@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 
 from keras_maml.meta_gradients import FirstOrder
-from keras_maml.meta_gradients import SecondOrder
 from keras_maml.validation import check_integer
 
 __all__ = ["FirstOrderUntil", "PreAdaptationMetrics"]
@@ -135,7 +134,7 @@ class FirstOrderUntil(keras.callbacks.Callback):
         self.epoch = check_integer("epoch", epoch)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        if not isinstance(self.model.meta_gradient, SecondOrder):
+        if not self.model.meta_gradient.second_order:
             raise ValueError(
                 "`FirstOrderUntil` needs a model whose `meta_gradient` is "
                 "`SecondOrder`. Received: "
@@ -150,7 +149,7 @@ class FirstOrderUntil(keras.callbacks.Callback):
 
     def _set(self, meta_gradient):
         # Beside the setting and not in it: that is what is saved.
-        own = self.model._untracked
-        if type(own.meta_gradient) is not type(meta_gradient):
-            own.meta_gradient = meta_gradient
+        state = self.model.meta_state
+        if type(state.meta_gradient_for_now) is not type(meta_gradient):
+            state.meta_gradient_for_now = meta_gradient
             self.model.make_train_function(force=True)

@@ -7,6 +7,11 @@ import keras
 import tensorflow as tf
 
 from keras_maml.exact.conjugate_gradient import conjugate_gradient
+from keras_maml.exact.conjugate_gradient import plus
+from keras_maml.exact.gradients import dense_gradients
+from keras_maml.settings import Settings
+from keras_maml.settings import resolve
+from keras_maml.theta import Theta
 from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
@@ -21,61 +26,65 @@ __all__ = [
 ]
 
 
-class MetaGradient:
+class MetaGradient(Settings):
     """Base class: the gradient of one task's outer loss.
 
     Attributes:
         second_order: bool. Whether the derivative goes through the inner
             gradients.
         rematerialize: bool. Whether it computes each inner step anew.
-        proximal: float. The strength λ of λ/2 ‖θ_i − θ‖², which the support
-            loss gets.
+        support_term: function of the adapted weights and of those that the
+            inner loop started from, two lists of tensors, that returns a
+            scalar which the support loss gets; or `None`.
         through_inner_loop: bool. Whether all that the inner loop uses gets a
             gradient, and not only what it starts from: learned rates, and
             outer losses of earlier steps, need that.
+        trains_adapted_alone: bool. Whether weights that do not adapt get no
+            gradient.
+        starts_from_theta: bool. Whether every weight that adapts must start
+            from one of θ.
+        needs_minimum: bool. Whether it takes the end of the inner loop for a
+            minimum of the support loss.
     """
 
     second_order = True
     rematerialize = False
-    proximal = 0.0
+    support_term: Callable | None = None
     through_inner_loop = True
+    trains_adapted_alone = False
+    starts_from_theta = False
+    needs_minimum = False
 
     def __call__(
         self,
-        theta: list,
+        theta: Theta,
         adapt: Callable,
         query_loss: Callable,
         scale_loss: Callable,
-    ) -> tuple[Any, Any, list]:
+        weight: Any = 1.0,
+    ) -> tuple[Any, Any, Theta]:
         """The outer loss of one task and its gradient.
 
         Args:
-            theta: list of tensors.
-            adapt: function of θ, `second_order` and `rematerialize` that
-                returns a `task_learner.AdaptedTask`.
+            theta: a `Theta` of tensors.
+            adapt: function of θ that returns an `AdaptedTask`.
             query_loss: function of the adapted task that returns
                 `(loss, aux)`: a scalar, and anything.
             scale_loss: function of the loss, whose value is derived instead
                 (for mixed precision).
+            weight: scalar, how much the task counts where the gradient is
+                not that of the loss, which has this factor in it already: the
+                mean `sample_weight` over the number of replicas.
 
         Returns:
-            A tuple `(loss, aux, gradients)`; `gradients` has a tensor for
-            each of `theta`.
+            A tuple `(loss, aux, gradients)`; `gradients` is a `Theta` with a
+            tensor for each in `theta`.
         """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
-            loss, aux = query_loss(
-                adapt(theta, self.second_order, self.rematerialize)
-            )
+            loss, aux = query_loss(adapt(theta))
             scaled = scale_loss(loss)
-        return loss, aux, _gradients(tape, scaled, theta)
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MetaGradient":
-        return cls(**config)
+        return loss, aux, dense_gradients(tape, scaled, theta)
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
@@ -167,20 +176,24 @@ class Reptile(MetaGradient):
 
     second_order = False
     through_inner_loop = False
+    trains_adapted_alone = True
 
     def __call__(
         self,
-        theta: list,
+        theta: Theta,
         adapt: Callable,
         query_loss: Callable,
         scale_loss: Callable,
-    ) -> tuple[Any, Any, list]:
-        adapted = adapt(theta, self.second_order, self.rematerialize)
+        weight: Any = 1.0,
+    ) -> tuple[Any, Any, Theta]:
+        adapted = adapt(theta)
         loss, aux = query_loss(adapted)
-        gradients = [tf.zeros_like(t) for t in theta]
+        gradients = tf.nest.map_structure(tf.zeros_like, theta)
         for i in adapted.positions:
+            way_back = theta.weights[i] - adapted.weights[i]
+            way_back *= tf.cast(weight, way_back.dtype)
             # The optimizer divides by the scale of the loss.
-            gradients[i] = scale_loss(theta[i] - adapted.weights[i])
+            gradients.weights[i] = scale_loss(way_back)
         return loss, aux, gradients
 
 
@@ -224,19 +237,30 @@ class Implicit(MetaGradient):
 
     second_order = False
     through_inner_loop = False
+    starts_from_theta = True
+    needs_minimum = True
 
     def __init__(self, proximal: float = 2.0, cg_steps: int = 5) -> None:
         self.proximal = check_number("proximal", proximal, above=0)
         self.cg_steps = check_integer("cg_steps", cg_steps)
 
+    def support_term(self, weights: list, start: list) -> Any:
+        """λ/2 ‖φ − θ‖², what holds the adapted weights near θ."""
+        squares = [
+            tf.reduce_sum(tf.square(w - s))
+            for w, s in zip(weights, start, strict=True)
+        ]
+        return 0.5 * self.proximal * tf.add_n(squares)
+
     def __call__(
         self,
-        theta: list,
+        theta: Theta,
         adapt: Callable,
         query_loss: Callable,
         scale_loss: Callable,
-    ) -> tuple[Any, Any, list]:
-        adapted = adapt(theta, self.second_order, self.rematerialize)
+        weight: Any = 1.0,
+    ) -> tuple[Any, Any, Theta]:
+        adapted = adapt(theta)
         # Where the inner loop has come to is a constant from here on.
         weights = [tf.stop_gradient(w) for w in adapted.weights]
         adapted = adapted._replace(weights=weights)
@@ -244,12 +268,21 @@ class Implicit(MetaGradient):
             tape.watch(weights)
             loss, aux = query_loss(adapted)
             scaled = scale_loss(loss)
-        query_gradient = _gradients(tape, scaled, weights)
+        query_gradient = dense_gradients(tape, scaled, weights)
+        gradients = tf.nest.map_structure(tf.zeros_like, theta)
+        gradients.weights[:] = self._solve(adapted, query_gradient)
+        return loss, aux, gradients
 
-        positions = adapted.positions
-        rest = [i for i in range(len(weights)) if i not in positions]
+    def _solve(self, adapted, query_gradient):
+        """The gradient for each of the learner's weights.
+
+        With x = (I + H/λ)⁻¹ ∇L_query, it is x for weights φ that adapt and
+        −∂/∂ω ⟨∇_φ L_support(φ, ω), x⟩ / λ + ∇_ω L_query for the others, ω.
+        """
+        weights, positions = adapted.weights, adapted.positions
+        others = [i for i in range(len(weights)) if i not in positions]
         moving = [weights[i] for i in positions]
-        fixed = [weights[i] for i in rest]
+        fixed = [weights[i] for i in others]
         # Recorded once; every product below is one pass back through it.
         with tf.GradientTape(
             persistent=True, watch_accessed_variables=False
@@ -261,51 +294,28 @@ class Implicit(MetaGradient):
                 scaled = adapted.support_loss(weights) * adapted.loss_scale
             support_gradient = [
                 g / adapted.loss_scale
-                for g in _gradients(inner, scaled, moving)
+                for g in dense_gradients(inner, scaled, moving)
             ]
 
         def product(vector):
             """(I + H/λ) times a vector."""
-            curvature = outer.gradient(
-                support_gradient,
-                moving,
-                vector,
-                unconnected_gradients="zero",
-            )
-            return [
-                v + tf.convert_to_tensor(c) / self.proximal
-                for v, c in zip(vector, curvature)
-            ]
+            curvature = dense_gradients(outer, support_gradient, moving, vector)
+            return plus(vector, 1 / self.proximal, curvature)
 
         solution = conjugate_gradient(
             product, [query_gradient[i] for i in positions], self.cg_steps
         )
-        gradients = query_gradient + [
-            tf.zeros_like(t) for t in theta[len(weights) :]
-        ]
-        for i, value in zip(positions, solution):
+        gradients = list(query_gradient)
+        for i, value in zip(positions, solution, strict=True):
             gradients[i] = value
         if fixed:
-            # −∂/∂ω ⟨∇_φ L_support(φ, ω), x⟩ / λ, with x the solution.
-            mixed = outer.gradient(
-                support_gradient, fixed, solution, unconnected_gradients="zero"
-            )
-            for i, value in zip(rest, mixed):
-                gradients[i] -= tf.convert_to_tensor(value) / self.proximal
-        return loss, aux, gradients
+            mixed = dense_gradients(outer, support_gradient, fixed, solution)
+            for i, value in zip(others, mixed, strict=True):
+                gradients[i] -= value / self.proximal
+        return gradients
 
     def get_config(self) -> dict[str, Any]:
         return {"proximal": self.proximal, "cg_steps": self.cg_steps}
-
-
-def _gradients(tape, loss, sources):
-    """Dense gradients; 0 for what the loss does not depend on."""
-    return [
-        tf.zeros_like(source)
-        if gradient is None
-        else tf.convert_to_tensor(gradient)
-        for gradient, source in zip(tape.gradient(loss, sources), sources)
-    ]
 
 
 _NAMES = {
@@ -316,17 +326,10 @@ _NAMES = {
 }
 
 
-def get(identifier: str | MetaGradient) -> MetaGradient:
-    """A `MetaGradient` from its name or itself.
+def get(identifier: str | dict | MetaGradient) -> MetaGradient:
+    """A `MetaGradient` from a name, a config or itself.
 
     Raises:
         ValueError: for anything else.
     """
-    if isinstance(identifier, MetaGradient):
-        return identifier
-    if isinstance(identifier, str) and identifier in _NAMES:
-        return _NAMES[identifier]()
-    raise ValueError(
-        f"`meta_gradient` must be one of {sorted(_NAMES)} or an object of "
-        f"`keras_maml.meta_gradients`. Received: meta_gradient={identifier!r}"
-    )
+    return resolve("meta_gradient", identifier, MetaGradient, _NAMES)

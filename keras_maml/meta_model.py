@@ -1,6 +1,5 @@
 """MetaModel: a Keras model that learns each task from its support set."""
 
-import types
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +9,23 @@ import tensorflow as tf
 
 from keras_maml import adaptation
 from keras_maml import inner_optimizers
+from keras_maml import keras_internals
 from keras_maml import meta_gradients
 from keras_maml import outer_loss as outer_loss_lib
 from keras_maml import serving
 from keras_maml.engine import combinations
 from keras_maml.engine import contract
-from keras_maml.engine import functional
 from keras_maml.engine import inner_loss as inner_loss_lib
 from keras_maml.engine import normalization as normalization_lib
 from keras_maml.engine import task_map as task_map_lib
+from keras_maml.engine.learner_copy import copy_learner
+from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.meta_trainer import MetaTrainer
-from keras_maml.engine.outer_variables import OuterVariables
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
 from keras_maml.outer_loss import OuterLoss
+from keras_maml.settings import deserialized
+from keras_maml.validation import check_choice
 from keras_maml.validation import check_integer
 
 
@@ -48,13 +50,14 @@ class MetaModel(MetaTrainer, keras.Model):
     Args:
         learner: a Keras model (Sequential, Functional or subclassed) of one
             task. Its weights are θ.
-        inner_optimizer: float, the rate α of plain gradient descent, or an
-            object of `keras_maml.inner_optimizers`. Defaults to `0.01`.
+        inner_optimizer: float, the rate α of plain gradient descent; a name
+            such as `"adam"`, an object of `keras_maml.inner_optimizers` or the
+            config of one. Defaults to `0.01`.
         inner_steps: int, gradient steps on the support set while training.
             Defaults to `1`.
         meta_gradient: `"second_order"`, `"first_order"`, `"reptile"`,
-            `"implicit"` or an object of `keras_maml.meta_gradients`. Defaults
-            to `"second_order"`.
+            `"implicit"`, an object of `keras_maml.meta_gradients` or the
+            config of one. Defaults to `"second_order"`.
         adapted_weights: which weights move in the inner loop. `"all"`
             trainable ones; `"head"`, the last layer that has some; `"body"`,
             all but those; `"context"`, those of `ContextParameters` layers;
@@ -62,8 +65,9 @@ class MetaModel(MetaTrainer, keras.Model):
             refused then); a list of layers or layer names, which reads as the
             names; or a function that takes a variable and returns a bool. The
             others are trained by the outer loop alone. Defaults to `"all"`.
-        outer_loss: an object of `keras_maml.outer_loss`: which inner steps'
-            query losses count. Defaults to the last step's.
+        outer_loss: which inner steps' query losses count: `"last_step"`, an
+            object of `keras_maml.outer_loss` or the config of one. Defaults to
+            `"last_step"`.
         head_init: `None`, or `"prototypes"`: the learner gives features, and
             each task gets a linear head of its own, as wide as the
             meta-batch's largest label plus one, that starts from the mean
@@ -143,11 +147,11 @@ class MetaModel(MetaTrainer, keras.Model):
         self,
         learner: keras.Model,
         *,
-        inner_optimizer: float | InnerOptimizer = 0.01,
+        inner_optimizer: float | str | dict | InnerOptimizer = 0.01,
         inner_steps: int = 1,
-        meta_gradient: str | MetaGradient = "second_order",
+        meta_gradient: str | dict | MetaGradient = "second_order",
         adapted_weights: str | Sequence[str | keras.Layer] | Callable = "all",
-        outer_loss: OuterLoss | None = None,
+        outer_loss: str | dict | OuterLoss = "last_step",
         head_init: str | None = None,
         inner_batch_size: int | None = None,
         inner_loss: str | keras.Loss | Callable | None = None,
@@ -169,28 +173,17 @@ class MetaModel(MetaTrainer, keras.Model):
                 f"Received: learner={learner!r}"
             )
         check_integer("inner_steps", inner_steps, minimum=0)
-        if evaluation_steps is not None:
-            check_integer("evaluation_steps", evaluation_steps, minimum=0)
-        if task_parallelism is not None:
-            check_integer("task_parallelism", task_parallelism)
-        if inner_batch_size is not None:
-            check_integer("inner_batch_size", inner_batch_size)
-        if head_init not in (None, "prototypes"):
-            raise ValueError(
-                '`head_init` must be `None` or "prototypes". '
-                f"Received: head_init={head_init!r}"
-            )
-        if normalization not in normalization_lib.MODES:
-            raise ValueError(
-                f"`normalization` must be one of {normalization_lib.MODES}. "
-                f"Received: normalization={normalization!r}"
-            )
-        if task_map not in task_map_lib.MODES:
-            raise ValueError(
-                f"`task_map` must be one of {task_map_lib.MODES}. "
-                f"Received: task_map={task_map!r}"
-            )
-        adaptation.check(adapted_weights)
+        for name, value, minimum in (
+            ("evaluation_steps", evaluation_steps, 0),
+            ("task_parallelism", task_parallelism, 1),
+            ("inner_batch_size", inner_batch_size, 1),
+        ):
+            if value is not None:
+                check_integer(name, value, minimum)
+        check_choice("head_init", head_init, (None, "prototypes"))
+        check_choice("normalization", normalization, normalization_lib.MODES)
+        check_choice("task_map", task_map, task_map_lib.MODES)
+        adapted_weights = adaptation.get(adapted_weights)
         # An unknown loss name is an error now, not at the first step.
         if inner_loss is not None:
             inner_loss_lib.resolve(inner_loss, None)
@@ -198,9 +191,7 @@ class MetaModel(MetaTrainer, keras.Model):
         # and gradients stay in the variables' own.
         kwargs.setdefault("dtype", keras.backend.floatx())
         super().__init__(name=name, **kwargs)
-        # Targets and integer inputs reach the learner as they are.
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
+        keras_internals.leave_inputs_alone(self)
         self.inner_optimizer = inner_optimizers.get(inner_optimizer)
         self.inner_steps = inner_steps
         self.meta_gradient = meta_gradients.get(meta_gradient)
@@ -212,28 +203,20 @@ class MetaModel(MetaTrainer, keras.Model):
         self.evaluation_steps = evaluation_steps
         self.task_map = task_map
         self.task_parallelism = task_parallelism
-        # In a namespace, out of sight of Keras: layers that are an attribute
-        # would be saved a second time under its name.
-        self._untracked = types.SimpleNamespace(
-            adapted_weights=adapted_weights,
-            signature=None,
-            # For a time in the place of the setting, see `FirstOrderUntil`.
-            meta_gradient=None,
-            outer=OuterVariables(),
-        )
+        self.meta_state = MetaState(self, adapted_weights)
         # XLA needs to know how wide a head is.
         self.supports_jit = head_init is None
         self.learner = learner
         combinations.check(self)
         if learner.built:
-            self._finish_build()
+            self.meta_state.build()
             self.built = True
 
     @property
     def adapted_weights(self) -> str | list[str] | Callable:
         """Which weights move in the inner loop."""
         # By name: Keras would save layers that it finds in an attribute.
-        given = self._untracked.adapted_weights
+        given = self.meta_state.adapted_weights
         if isinstance(given, (list, tuple)):
             return [e if isinstance(e, str) else e.name for e in given]
         return given
@@ -251,7 +234,7 @@ class MetaModel(MetaTrainer, keras.Model):
                     input_shape["query_x"],
                 )
             )
-        self._finish_build()
+        self.meta_state.build()
         self.built = True
 
     # -- One task
@@ -297,22 +280,16 @@ class MetaModel(MetaTrainer, keras.Model):
             )
         # Not traced: one task is over before a trace would pay, and a trace
         # would have to be renewed with each loss, frozen layer and size.
-        task_learner = self._task_learner(x, training=False, steps=inner_steps)
-        adapted = task_learner.adapt(self._theta(), {"x": x})
-        return functional.clone(
+        task_learner = self.meta_state.task_learner(
+            training=False, steps=inner_steps, support_y=x["support_y"]
+        )
+        adapted = task_learner.adapt(self.meta_state.theta(), {"x": x})
+        return copy_learner(
             self.learner,
             task_learner.values(adapted),
             adapted.head,
             x["support_x"],
         )
-
-    def _finish_build(self):
-        # What cannot work is an error now, not in the middle of a trace.
-        outer = self._untracked.outer
-        functional.check_layers(self.learner)
-        if not outer.built:
-            outer.build(self)
-        combinations.check_built(self, outer.positions(self))
 
     # -- Saving
 
@@ -320,7 +297,7 @@ class MetaModel(MetaTrainer, keras.Model):
         lora = [
             v.path
             for v in self.learner.trainable_variables
-            if v.name.startswith("lora_")
+            if keras_internals.is_lora(v)
         ]
         if lora:
             raise ValueError(
@@ -337,6 +314,7 @@ class MetaModel(MetaTrainer, keras.Model):
         format="tf_saved_model",
         verbose=None,
         input_signature=None,
+        **kwargs,
     ):
         """Writes a SavedModel that adapts and predicts without this library.
 
@@ -346,26 +324,30 @@ class MetaModel(MetaTrainer, keras.Model):
 
         Args:
             filepath: path of the SavedModel.
-            format: `"tf_saved_model"`.
+            format: `"tf_saved_model"`, the one format that can hold the inner
+                loop.
             verbose: bool. Whether to print a message.
             input_signature: dict of `"support_x"`, `"support_y"` and
                 `"query_x"` to a `tf.TensorSpec`, `keras.KerasTensor` or
                 `keras.InputSpec`. Defaults to the shapes and dtypes of the
                 last meta-batch, with any number of tasks and examples.
+            **kwargs: none; Keras has some for its other formats.
 
         Raises:
-            ValueError: if `format` is another one, or there is neither an
-                `input_signature` nor has a meta-batch been seen.
+            ValueError: if `format` is another one, there are further
+                arguments, or there is neither an `input_signature` nor has a
+                meta-batch been seen.
         """
-        if format != "tf_saved_model":
+        check_choice("format", format, ("tf_saved_model",))
+        if kwargs:
             raise ValueError(
-                'Only `format="tf_saved_model"` can hold the inner loop. '
-                f"Received: format={format!r}"
+                '`format="tf_saved_model"` takes no further arguments. '
+                f"Received: {kwargs}"
             )
         serving.export(
             self,
             filepath,
-            input_signature or self._untracked.signature,
+            input_signature or self.meta_state.input_signature,
             verbose,
         )
 
@@ -375,6 +357,7 @@ class MetaModel(MetaTrainer, keras.Model):
         if callable(adapted_weights):
             adapted_weights = serialize(adapted_weights)
         return {
+            **super().get_config(),
             "learner": serialize(self.learner),
             "inner_optimizer": serialize(self.inner_optimizer),
             "inner_steps": self.inner_steps,
@@ -388,25 +371,16 @@ class MetaModel(MetaTrainer, keras.Model):
             "evaluation_steps": self.evaluation_steps,
             "task_map": self.task_map,
             "task_parallelism": self.task_parallelism,
-            "name": self.name,
             # Not an argument: what `export` needs to know of the data.
-            "signature": serialize(self._untracked.signature),
+            "signature": serialize(self.meta_state.input_signature),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        # Texts are the user's own and not the names of objects.
-        config = {
-            key: keras.saving.deserialize_keras_object(
-                value, custom_objects=custom_objects
-            )
-            if isinstance(value, dict)
-            else value
-            for key, value in config.items()
-        }
+        config = deserialized(config, custom_objects)
         signature = config.pop("signature", None)
         if "adapt" in config:  # Saved by 0.1.
             config["adapted_weights"] = config.pop("adapt")
         model = cls(**config)
-        model._untracked.signature = signature
+        model.meta_state.input_signature = signature
         return model

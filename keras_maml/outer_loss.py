@@ -5,13 +5,22 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_maml.settings import Settings
+from keras_maml.settings import resolve
 from keras_maml.validation import check_integer
 
 __all__ = ["LastStep", "MultiStep", "OuterLoss", "get"]
 
 
-class OuterLoss:
-    """Base class: the weights of the query losses after each inner step."""
+class OuterLoss(Settings):
+    """Base class: the weights of the query losses after each inner step.
+
+    Attributes:
+        needs_every_step: bool. Whether query losses after earlier inner steps
+            count, and not the last one alone.
+    """
+
+    needs_every_step = True
 
     def weights(self, steps: int, iteration: Any) -> Any:
         """The weights in one step of the outer loop.
@@ -27,13 +36,6 @@ class OuterLoss:
         """
         raise NotImplementedError
 
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "OuterLoss":
-        return cls(**config)
-
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class LastStep(OuterLoss):
@@ -42,6 +44,8 @@ class LastStep(OuterLoss):
     Reference:
         Finn et al., 2017, Algorithm 1, line 8.
     """
+
+    needs_every_step = False
 
     def weights(self, steps: int, iteration: Any) -> Any:
         return None
@@ -95,17 +99,13 @@ class MultiStep(OuterLoss):
         return {"annealing_iterations": self.annealing_iterations}
 
 
-def get(identifier: OuterLoss | None) -> OuterLoss:
-    """An `OuterLoss` from itself; `None` means the last step's.
+_NAMES = {"last_step": LastStep}
+
+
+def get(identifier: str | dict | OuterLoss) -> OuterLoss:
+    """An `OuterLoss` from a name, a config or itself.
 
     Raises:
         ValueError: for anything else.
     """
-    if identifier is None:
-        return LastStep()
-    if isinstance(identifier, OuterLoss):
-        return identifier
-    raise ValueError(
-        "`outer_loss` must be an object of `keras_maml.outer_loss`. "
-        f"Received: outer_loss={identifier!r}"
-    )
+    return resolve("outer_loss", identifier, OuterLoss, _NAMES)

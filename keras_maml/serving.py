@@ -3,34 +3,7 @@
 import keras
 import tensorflow as tf
 
-_INPUTS = ("support_x", "support_y", "query_x")
-
-
-def signature(inputs, learner):
-    """The serving signature that fits the inputs of a meta-batch.
-
-    Args:
-        inputs: dict of tensors, `x` of a meta-batch.
-        learner: a built Keras model. Where its own input may have any length,
-            so may what is served.
-
-    Returns:
-        A dict from `"support_x"`, `"support_y"` and `"query_x"` to
-        a `keras.KerasTensor` with any number of tasks and examples, or to a
-        nest of them if the learner has several inputs.
-    """
-    known = getattr(learner, "inputs", None) or []
-
-    def spec(key, tensor):
-        shape = list(tensor.shape[2:])
-        if key != "support_y" and len(known) == 1:
-            shape = list(known[0].shape[1:])
-        return keras.KerasTensor((None, None, *shape), tensor.dtype.name)
-
-    return {
-        key: tf.nest.map_structure(lambda t, key=key: spec(key, t), inputs[key])
-        for key in _INPUTS
-    }
+from keras_maml.engine.contract import KEYS
 
 
 def export(meta_model, filepath, signature, verbose=None):
@@ -41,18 +14,18 @@ def export(meta_model, filepath, signature, verbose=None):
             "`fit`, `evaluate` or `predict` first, or pass "
             "`input_signature`. Received: input_signature=None"
         )
-    if not isinstance(signature, dict) or set(signature) != set(_INPUTS):
+    if not isinstance(signature, dict) or set(signature) != set(KEYS):
         raise ValueError(
-            f"`input_signature` must be a dict with the keys {_INPUTS}. "
+            f"`input_signature` must be a dict with the keys {KEYS}. "
             f"Received: input_signature={signature!r}"
         )
     # Positional arguments with names of their own give the tensors of the
     # serving signature these names; one dict would give `args_0`, ...
-    specs = [_named(signature[key], key) for key in _INPUTS]
+    specs = [_named(signature[key], key) for key in KEYS]
 
     def serve(support_x, support_y, query_x):
         values = (support_x, support_y, query_x)
-        return meta_model.call(dict(zip(_INPUTS, values)), training=False)
+        return meta_model.call(dict(zip(KEYS, values)), training=False)
 
     archive = keras.export.ExportArchive()
     archive.track(meta_model)

@@ -37,6 +37,15 @@ def check_bool(name: str, value: Any) -> bool:
     return value
 
 
+def check_choice(name: str, value: Any, choices: tuple) -> Any:
+    """Returns `value`, or raises a ValueError naming `name`."""
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {choices}. Received: {name}={value!r}"
+        )
+    return value
+
+
 def check_seed(value: Any) -> int:
     """Returns `value` as an int, or raises a ValueError."""
     return check_integer("seed", value, minimum=0, maximum=MAX_SEED)

@@ -59,8 +59,8 @@ CONSTRUCTION = {
         "learning_rate=nan",
     ),
     "inner optimizer by name": (
-        model(inner_optimizer="sgd"),
-        "`inner_optimizer` must be a learning rate",
+        model(inner_optimizer="sgdd"),
+        "`inner_optimizer` must be one of ['adagrad', 'adam', 'adamw', 'rms",
     ),
     "inner optimizer of Keras": (
         model(inner_optimizer=keras.optimizers.SGD()),

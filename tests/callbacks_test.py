@@ -144,7 +144,7 @@ def test_first_order_until_retraces_once_and_leaves_the_setting():
     assert type(meta_model.meta_gradient) is Counting
     # What comes after `fit` is exact, also if that ended before.
     meta_model = fit_in_orders(1, [FirstOrderUntil(5)])
-    assert meta_model._untracked.meta_gradient is None
+    assert meta_model.meta_state.meta_gradient_for_now is None
 
 
 def test_first_order_until_needs_a_second_order_model():

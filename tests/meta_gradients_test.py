@@ -24,7 +24,7 @@ def library_gradient(meta_model, x, y, loss="mse", optimizer="sgd"):
     @tf.function(autograph=False)
     def step():
         mean, _ = meta_model._step((x, y), training=True)
-        return mean["loss"], mean["gradients"]
+        return mean["loss"], tf.nest.flatten(mean["gradients"])
 
     loss_value, gradients = step()
     return float(loss_value), [g.numpy() for g in gradients]

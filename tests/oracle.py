@@ -83,10 +83,10 @@ def assert_derivative(meta_model, x, y, rel=1e-6, epsilon=1e-6, last=None):
     @tf.function(autograph=False)
     def step():
         mean, _ = meta_model._step((x, y), training=True)
-        return mean["loss"], mean["gradients"]
+        return mean["loss"], tf.nest.flatten(mean["gradients"])
 
     _, gradients = step()
-    variables = meta_model._outer_variables()
+    variables = tf.nest.flatten(meta_model.meta_state.variables())
     start = [v.numpy() for v in variables]
     rng = np.random.default_rng(0)
     for _ in range(2):

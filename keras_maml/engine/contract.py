@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_KEYS = ("support_x", "support_y", "query_x")
+KEYS = ("support_x", "support_y", "query_x")
 _FORM = (
     "A meta-batch is `(x, y)` or `(x, y, sample_weight)` with x a dict of "
     '"support_x" (tasks, support, ...), "support_y" (tasks, support, ...), '
@@ -21,8 +21,8 @@ def check_inputs(x):
     """
     if not isinstance(x, dict):
         raise ValueError(f"{_FORM} Received: x of type {type(x).__name__}")
-    missing = [key for key in _KEYS if key not in x]
-    unknown = [key for key in x if key not in (*_KEYS, "support_weight")]
+    missing = [key for key in KEYS if key not in x]
+    unknown = [key for key in x if key not in (*KEYS, "support_weight")]
     if missing or unknown:
         raise ValueError(
             f"{_FORM} Missing keys: {missing}; unknown keys: {unknown}. "
@@ -137,6 +137,33 @@ def check_support(support_x, support_y, support_weight=None):
             f"Received: shapes {[str(s) for s in shapes]}"
         )
     return x
+
+
+def input_signature(inputs, learner):
+    """The serving signature that fits the inputs of a meta-batch.
+
+    Args:
+        inputs: dict of tensors, `x` of a meta-batch.
+        learner: a built Keras model. Where its own input may have any length,
+            so may what is served.
+
+    Returns:
+        A dict from `"support_x"`, `"support_y"` and `"query_x"` to
+        a `keras.KerasTensor` with any number of tasks and examples, or to a
+        nest of them if the learner has several inputs.
+    """
+    known = getattr(learner, "inputs", None) or []
+
+    def spec(key, tensor):
+        shape = list(tensor.shape[2:])
+        if key != "support_y" and len(known) == 1:
+            shape = list(known[0].shape[1:])
+        return keras.KerasTensor((None, None, *shape), tensor.dtype.name)
+
+    return {
+        key: tf.nest.map_structure(lambda t, key=key: spec(key, t), inputs[key])
+        for key in KEYS
+    }
 
 
 def _tensor(value):

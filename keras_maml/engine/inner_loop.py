@@ -1,11 +1,13 @@
 """The inner loop: from a support set and θ to the adapted weights."""
 
-import functools
 from typing import Any
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+
+from keras_maml.engine.rematerialized_loop import RematerializedLoop
+from keras_maml.exact.gradients import dense
 
 # So many steps get nodes of their own in a graph, which is the faster. Of more,
 # all but the first share those of a loop: tracing does not grow with them.
@@ -18,14 +20,12 @@ class Adapted(NamedTuple):
     Attributes:
         weights: list of tensors, the adapted weights θ_i.
         state: the learner's state after the last step.
-        losses: tensor `(steps,)`, the support loss before each step.
         watched: tensor `(steps,)`, what `watch` gave before each step but the
             first, where it is 0; `None` without `watch`.
     """
 
     weights: list
     state: Any
-    losses: Any
     watched: Any
 
 
@@ -62,7 +62,7 @@ def inner_loop(
             keeps all that they computed, and which get nodes of their own in
             a graph. Those after them share the nodes of a loop.
         watch: optional function with the arguments of `support_loss` that
-            returns a scalar, to be had before each step but the first.
+            returns a scalar, computed before each step but the first.
         loss_scale: float, by which the loss is multiplied before it is
             derived, and its gradients divided after, for gradients that would
             be too small for their dtype.
@@ -70,48 +70,16 @@ def inner_loop(
     Returns:
         An `Adapted`.
 
+    Raises:
+        ValueError: if the support loss depends on none of the weights.
+
     Reference:
         Finn et al., 2017, Algorithm 1, lines 5 and 6.
     """
     fixed = frozen, list(parameters)
-
-    def step(number, carry, flat_fixed):
-        frozen, parameters = tf.nest.pack_sequence_as(fixed, flat_fixed)
-        weights, optimizer_state, state = carry
-        scalars = []
-        if watch is not None:
-            first = isinstance(number, int) and number == 0
-            scalars.append(
-                tf.zeros([], keras.backend.floatx())
-                if first
-                else tf.cast(
-                    watch(number, weights, state, frozen),
-                    keras.backend.floatx(),
-                )
-            )
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
-            loss, state = support_loss(number, weights, state, frozen)
-            scaled = loss if loss_scale == 1.0 else loss * loss_scale
-        gradients = [
-            _dense(gradient, weight)
-            for gradient, weight in zip(tape.gradient(scaled, weights), weights)
-        ]
-        if loss_scale != 1.0:
-            gradients = [gradient / loss_scale for gradient in gradients]
-        # As ever in Keras, derivatives do not go through moving averages.
-        state = tf.nest.map_structure(_constant, state)
-        if not second_order:
-            gradients = [tf.stop_gradient(gradient) for gradient in gradients]
-        weights, optimizer_state = optimizer.update(
-            gradients,
-            optimizer_state,
-            weights,
-            number,
-            *([parameters] if parameters else []),
-        )
-        return (weights, optimizer_state, state), [loss, *scalars]
-
+    step = _InnerStep(
+        support_loss, optimizer, fixed, second_order, watch, loss_scale
+    )
     flat_fixed = tf.nest.flatten(fixed)
     carry = (weights, optimizer.init(weights), state)
     if tf.executing_eagerly():
@@ -123,178 +91,87 @@ def inner_loop(
         rows.append(scalars)
     columns = [tf.stack(column) for column in zip(*rows)]
     if steps > unrolled_steps:
-        carry, more = rematerialized_loop(
-            step, unrolled_steps, steps, carry, flat_fixed, rows[0]
-        )
+        carry, more = RematerializedLoop(
+            step,
+            unrolled_steps,
+            steps,
+            carry,
+            flat_fixed,
+            [scalar.dtype for scalar in rows[0]],
+        ).run()
         columns = [tf.concat(pair, 0) for pair in zip(columns, more)]
-    if not columns:
-        columns = [tf.zeros([0])] * 2
     weights, _, state = carry
-    return Adapted(
-        weights, state, columns[0], None if watch is None else columns[1]
-    )
+    watched = None
+    if watch is not None:
+        watched = columns[0] if columns else tf.zeros([0])
+    return Adapted(weights, state, watched)
 
 
-def rematerialized_loop(step, start, stop, carry, frozen, like):
-    """Steps from `start` to `stop`, of which a derivative keeps the beginnings.
+class _InnerStep:
+    """One gradient step, as `RematerializedLoop` takes it.
 
-    On the way back every step is computed again from what it began with, and
-    derived at once: memory is that of one step. Both ways are loops over
-    dense tensors, which XLA can compile and `tf.vectorized_map` can vectorize.
-
-    Args:
-        step: function `(number, carry, frozen)` that returns
-            `(carry, scalars)`, a structure like `carry` and a list.
-        start: int, the number of the first step.
-        stop: int, that of the step after the last.
-        carry: structure of tensors, which goes from step to step.
-        frozen: list of tensors. What else `step` depends on is a constant to
-            derivatives. It is called again on the way back, and has to do the
-            same then: random numbers must come from a seed in `carry`.
-        like: list of tensors with the dtypes of the scalars.
-
-    Returns:
-        A tuple `(carry, columns)`, the scalars as tensors `(stop - start,)`.
+    Its carry is `(weights, optimizer state, learner state)`, its scalar what
+    `watch` gives, and `fixed` the structure of its constants. The other
+    arguments are those of `inner_loop`.
     """
-    count = stop - start
-    structure = carry
-    flat_carry = [tf.convert_to_tensor(t) for t in tf.nest.flatten(carry)]
-    width = len(flat_carry)
 
-    # Out of line: TensorFlow's memory optimiser, which sees only what is
-    # inlined, breaks large sums in a loop ("tmp_var ... already exists").
-    out_of_line = functools.partial(
-        tf.function,
-        autograph=False,
-        experimental_attributes={"_noinline": True},
-    )
+    def __init__(
+        self, support_loss, optimizer, fixed, second_order, watch, loss_scale
+    ):
+        self._support_loss = support_loss
+        self._optimizer = optimizer
+        self._fixed = fixed
+        self._second_order = second_order
+        self._watch = watch
+        self._loss_scale = loss_scale
 
-    def flat_step(number, flat_carry, frozen):
-        carry, scalars = step(
-            number, tf.nest.pack_sequence_as(structure, flat_carry), frozen
+    def __call__(self, number, carry, flat_fixed):
+        frozen, parameters = tf.nest.pack_sequence_as(self._fixed, flat_fixed)
+        weights, optimizer_state, state = carry
+        scalars = []
+        if self._watch is not None:
+            scalars.append(self._watched(number, weights, state, frozen))
+        gradients, state = self._gradients(number, weights, state, frozen)
+        # As ever in Keras, derivatives do not go through moving averages.
+        state = tf.nest.map_structure(_constant, state)
+        if not self._second_order:
+            gradients = [tf.stop_gradient(gradient) for gradient in gradients]
+        weights, optimizer_state = self._optimizer.update(
+            gradients,
+            optimizer_state,
+            weights,
+            number,
+            *([parameters] if parameters else []),
         )
-        flat = [tf.convert_to_tensor(t) for t in tf.nest.flatten(carry)]
-        return [*flat, *scalars]
+        return (weights, optimizer_state, state), scalars
 
-    def derived_step(number, flat_carry, frozen, d_outputs):
-        # Tensors of their own: one that comes twice among the arguments would
-        # get its whole derivative each time.
-        flat_carry = [tf.identity(t) for t in flat_carry]
-        frozen = [tf.identity(t) for t in frozen]
-        sources = [t for t in flat_carry if t.dtype.is_floating] + frozen
+    def _watched(self, number, weights, state, frozen):
+        floatx = keras.backend.floatx()
+        if isinstance(number, int) and number == 0:
+            return tf.zeros([], floatx)
+        return tf.cast(self._watch(number, weights, state, frozen), floatx)
+
+    def _gradients(self, number, weights, state, frozen):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            outputs = flat_step(number, flat_carry, frozen)
-        gradients = tape.gradient(
-            [o for o in outputs if o.dtype.is_floating],
-            sources,
-            output_gradients=d_outputs,
-            unconnected_gradients="zero",
-        )
-        split = len(sources) - len(frozen)
-        return gradients[:split], gradients[split:]
-
-    def forward(flat_carry, frozen):
-        call = out_of_line(flat_step)
-
-        def body(i, flat_carry, kept, columns):
-            kept = [_put(k, i, t) for k, t in zip(kept, flat_carry)]
-            outputs = call(start + i, flat_carry, frozen)
-            columns = [
-                _put(column, i, scalar)
-                for column, scalar in zip(columns, outputs[width:])
-            ]
-            return i + 1, outputs[:width], kept, columns
-
-        _, flat_carry, kept, columns = _count_loop(
-            count,
-            body,
-            flat_carry,
-            [_rows(count, t) for t in flat_carry],
-            [tf.zeros([count], scalar.dtype) for scalar in like],
-        )
-        return flat_carry, kept, columns
-
-    def backward(frozen, kept, d_carry, d_columns):
-        call = out_of_line(derived_step)
-
-        def body(i, d_carry, d_frozen):
-            back = count - 1 - i
-            d_carry, more = call(
-                start + back,
-                [k[back] for k in kept],
-                frozen,
-                [*d_carry, *(d[back] for d in d_columns)],
+            tape.watch(weights)
+            loss, state = self._support_loss(number, weights, state, frozen)
+            if self._loss_scale != 1.0:
+                loss *= self._loss_scale
+        gradients = tape.gradient(loss, weights)
+        if all(gradient is None for gradient in gradients):
+            raise ValueError(
+                "The inner loss does not depend on any weight that adapts, so "
+                "the inner loop would change nothing. Look for a "
+                "`stop_gradient`, a frozen path or an operation without a "
+                "gradient between these weights and the learner's outputs. "
+                f"Received: {len(weights)} adapted weights of shapes "
+                f"{[tuple(weight.shape) for weight in weights]}"
             )
-            return i + 1, d_carry, [a + b for a, b in zip(d_frozen, more)]
-
-        _, d_carry, d_frozen = _count_loop(
-            count, body, d_carry, [tf.zeros_like(t) for t in frozen]
-        )
-        return d_carry, d_frozen
-
-    @tf.custom_gradient
-    def loop(*arguments):
-        frozen = list(arguments[width:])
-        flat_carry, kept, columns = forward(list(arguments[:width]), frozen)
-
-        def gradient(*d_outputs, variables=None):
-            d_carry, d_columns = d_outputs[:width], d_outputs[width:]
-            floating = [t.dtype.is_floating for t in flat_carry]
-            d_carry, d_frozen = backward(
-                frozen,
-                kept,
-                [d for d, is_float in zip(d_carry, floating) if is_float],
-                d_columns,
-            )
-            of_floats = iter(d_carry)
-            gradients = (
-                *(next(of_floats) if f else None for f in floating),
-                *d_frozen,
-            )
-            # Variables that were read, those of frozen layers, are constants.
-            return (
-                (gradients, [None] * len(variables)) if variables else gradients
-            )
-
-        return (*flat_carry, *columns), gradient
-
-    outputs = loop(*flat_carry, *frozen)
-    return (
-        tf.nest.pack_sequence_as(structure, list(outputs[:width])),
-        list(outputs[width:]),
-    )
-
-
-def _count_loop(count, body, *variables):
-    return tf.while_loop(
-        lambda i, *_: i < count,
-        body,
-        (tf.constant(0), *variables),
-        parallel_iterations=1,
-        maximum_iterations=count,
-    )
-
-
-def _rows(count, like):
-    """Zeros: a row of the shape of `like` for each step."""
-    shape = like.shape if like.shape.is_fully_defined() else tf.shape(like)
-    rows = tf.zeros(tf.concat([[count], shape], 0), like.dtype)
-    return tf.ensure_shape(rows, [count, *like.shape])
-
-
-def _put(tensor, i, row):
-    return tf.tensor_scatter_nd_update(
-        tensor, tf.reshape(i, [1, 1]), row[tf.newaxis]
-    )
+        gradients = [dense(g, w) for g, w in zip(gradients, weights)]
+        if self._loss_scale != 1.0:
+            gradients = [gradient / self._loss_scale for gradient in gradients]
+        return gradients, state
 
 
 def _constant(tensor):
     return tf.stop_gradient(tensor) if tensor.dtype.is_floating else tensor
-
-
-def _dense(gradient, weight):
-    """A tensor for every gradient: absent ones are 0, sparse ones expanded."""
-    if gradient is None:
-        return tf.zeros_like(weight)
-    return tf.convert_to_tensor(gradient)

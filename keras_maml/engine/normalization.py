@@ -1,11 +1,13 @@
 """Which statistics batch normalisation layers use."""
 
 import contextlib
+import inspect
 import threading
 
 import keras
 import tensorflow as tf
 
+from keras_maml import keras_internals
 from keras_maml.exact import batch_norm
 
 MODES = ("transductive", "support", "moving", "per_step")
@@ -20,7 +22,7 @@ def batch_normalization_layers(model):
     """
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in keras_internals.all_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
 
@@ -33,7 +35,8 @@ def batch_statistics(layers, use=True, momentum=None):
     normalisation together. Meta-learning needs them apart: at evaluation
     dropout is off while the support set's own statistics are in use. The
     `call` of each layer is replaced on the instance for the length of the
-    block, which spans one call of the learner; other threads wait.
+    block, which spans one call of the learner. Other threads that enter wait;
+    to threads that do not enter, the layers are as they were.
 
     Args:
         layers: list of `BatchNormalization` layers.
@@ -42,6 +45,10 @@ def batch_statistics(layers, use=True, momentum=None):
             ones in any case, as always in Keras.
         momentum: optional float put in the place of each layer's own. With
             `0.0` the "moving" statistics become those of the batch.
+
+    Raises:
+        ValueError: if `use` is not `None` and a subclass has a `call` without
+            the argument `training`.
     """
     if use is None:
         # A subclass that nothing is asked of keeps its `call` to itself.
@@ -51,29 +58,48 @@ def batch_statistics(layers, use=True, momentum=None):
             if type(layer) is keras.layers.BatchNormalization
         ]
     with _lock:
-        originals = [layer.momentum for layer in layers]
         for layer in layers:
-            layer.__dict__["call"] = _call_with(layer, use)
-            if momentum is not None:
-                layer.momentum = momentum
+            layer.__dict__["call"] = _call_with(layer, use, momentum)
         try:
             yield
         finally:
-            for layer, original in zip(layers, originals):
-                layer.momentum = original
+            for layer in layers:
                 del layer.__dict__["call"]
 
 
-def _call_with(layer, use):
+def _call_with(layer, use, momentum):
     call = type(layer).call
+    if use is not None and "training" not in inspect.signature(call).parameters:
+        raise ValueError(
+            "A subclass of `BatchNormalization` needs a `call` with the "
+            "argument `training`, which chooses its statistics; "
+            '`normalization="moving"` does without. '
+            f"Received: layer {layer.name!r} of {type(layer)}"
+        )
+    thread = threading.get_ident()
 
     def call_with_statistics(inputs, training=None, mask=None):
+        # Keras passes a mask only to a `call` that has the argument.
+        masked = {} if mask is None else {"mask": mask}
+        if threading.get_ident() != thread:
+            return call(layer, inputs, training=training, **masked)
         batch = training if use is None else use
         if batch and mask is None and _has_closed_form(layer, inputs):
-            return _closed_form_call(layer, inputs)
-        return call(layer, inputs, training=batch, mask=mask)
+            return _closed_form_call(layer, inputs, momentum)
+        return call(
+            _with_momentum(layer, momentum), inputs, training=batch, **masked
+        )
 
     return call_with_statistics
+
+
+def _with_momentum(layer, momentum):
+    """The layer itself, or a twin that shares all with it but its momentum."""
+    if momentum is None:
+        return layer
+    twin = object.__new__(type(layer))
+    twin.__dict__.update(layer.__dict__, momentum=momentum)
+    return twin
 
 
 def _has_closed_form(layer, inputs):
@@ -81,13 +107,15 @@ def _has_closed_form(layer, inputs):
         # A subclass may have changed anything.
         type(layer) is keras.layers.BatchNormalization
         and layer.trainable
-        and not layer.renorm
+        # Keras 3.12 and 3.13 have no such attribute.
+        and not getattr(layer, "renorm", False)
         and layer.axis % len(inputs.shape) == len(inputs.shape) - 1
     )
 
 
-def _closed_form_call(layer, inputs):
+def _closed_form_call(layer, inputs, momentum):
     """What the layer computes while training, by `batch_norm`."""
+    momentum = layer.momentum if momentum is None else momentum
     x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
 
     def value(variable):
@@ -100,7 +128,5 @@ def _closed_form_call(layer, inputs):
         (layer.moving_mean, mean),
         (layer.moving_variance, variance),
     ):
-        average.assign(
-            value(average) * layer.momentum + new * (1.0 - layer.momentum)
-        )
+        average.assign(value(average) * momentum + new * (1.0 - momentum))
     return tf.cast(y, layer.compute_dtype)

@@ -44,7 +44,7 @@ class PerStepNorm:
             }
             found = [i for i, v in enumerate(variables) if id(v) in wanted]
             return found, [
-                _Rows(variables[i], wanted[id(variables[i])]) for i in found
+                _Repeated(variables[i], wanted[id(variables[i])]) for i in found
             ]
 
         self.scales, self.first_scales = find(
@@ -81,8 +81,8 @@ class PerStepNorm:
         return result
 
 
-class _Rows(keras.initializers.Initializer):
-    """A variable's value for every step."""
+class _Repeated(keras.initializers.Initializer):
+    """A variable's value, repeated for every step."""
 
     def __init__(self, variable, initializer):
         self.shape = tuple(variable.shape)

@@ -1,11 +1,13 @@
 """How the tasks of a meta-batch are executed."""
 
 import operator
-import os
 
 import keras
 import tensorflow as tf
 from keras import layers
+
+from keras_maml import keras_internals
+from keras_maml.engine.processors import available_processors
 
 MODES = ("auto", "loop", "vectorized")
 
@@ -20,7 +22,7 @@ def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
     Args:
         intra_op: int, threads within one operation. Defaults to `1`.
         inter_op: int, operations at the same time. Defaults to the number of
-            cores.
+            processors that this process may use.
 
     Raises:
         RuntimeError: from TensorFlow, if it has started already. Call this
@@ -37,7 +39,7 @@ def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
     """
     tf.config.threading.set_intra_op_parallelism_threads(intra_op)
     tf.config.threading.set_inter_op_parallelism_threads(
-        inter_op or os.cpu_count()
+        inter_op or available_processors()
     )
 
 
@@ -48,10 +50,10 @@ class VectorizationError(ValueError):
 def vectorizes(learner):
     """Whether all tasks of `learner` are better computed as one.
 
-    So it is where a task's operations are so small that calling them costs
-    more than what they do: few weights, in dense layers and others as light.
-    Kernels of each task's own, such as those of convolutions, would not
-    become one operation.
+    One program pays where a task's operations are so small that calling them
+    costs more than what they do: few weights, in dense layers and others as
+    light. Convolutions with a kernel for each task would not become one
+    operation.
     """
     return _is_light(learner) and learner.count_params() <= _MAX_WEIGHTS
 
@@ -96,10 +98,10 @@ _MIN_CHUNK = 4
 _MAX_CHUNK = 32
 
 
-def map_tasks(fn, tasks, *, parallelism, vectorize=False):
+def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
     """Runs `fn` on every task; memory does not grow with their number.
 
-    It is that of `parallelism` tasks, or of as many chunks of tasks. What
+    `parallelism` tasks, or chunks of tasks, need memory at the same time. What
     should not grow with the meta-batch (gradients above all) is summed as the
     loop goes and never stacked. Sums are taken in a fixed order, so the result
     does not depend on scheduling.
@@ -109,9 +111,10 @@ def map_tasks(fn, tasks, *, parallelism, vectorize=False):
             axis. Returns `(each, summed)`, two structures of tensors.
         tasks: structure of tensors of shape `(tasks, ...)`.
         parallelism: int, how many tasks may run at the same time.
-        vectorize: bool. Whether tasks are computed as one, in chunks that
-            XLA compiles; `parallelism` chunks may then run at the same time.
-            Their number must be known. Without effect in eager execution.
+        vectorize: bool. Whether the tasks of a chunk are computed as one;
+            `parallelism` chunks may then run at the same time. The number of
+            tasks must be known. Without effect in eager execution.
+        jit_compile: bool. Whether XLA compiles the chunks.
 
     Returns:
         A tuple `(each, mean)`: the first structure stacked along a new task
@@ -119,14 +122,14 @@ def map_tasks(fn, tasks, *, parallelism, vectorize=False):
 
     Raises:
         VectorizationError: if `fn` holds an operation that cannot be
-            vectorized, or the number of tasks is unknown.
+            vectorized or compiled, or the number of tasks is unknown.
     """
     first = tf.nest.flatten(tasks)[0]
     count = tf.shape(first)[0]
     if tf.executing_eagerly():
         each, total = _unrolled(fn, tasks, int(count))
     elif vectorize:
-        each, total = _chunks(fn, tasks, parallelism)
+        each, total = _chunks(fn, tasks, parallelism, jit_compile)
     else:
         each, total = _while_loop(
             tf.function(fn, autograph=False), tasks, parallelism
@@ -147,7 +150,7 @@ def _unrolled(fn, tasks, count):
     return tf.nest.map_structure(lambda *t: tf.stack(t), *each), total
 
 
-def _chunks(fn, tasks, parallelism):
+def _chunks(fn, tasks, parallelism, jit_compile):
     """A loop over chunks of tasks, each of them one vectorized program."""
     count = tf.nest.flatten(tasks)[0].shape[0]
     if not count:
@@ -165,48 +168,69 @@ def _chunks(fn, tasks, parallelism):
     def split(tensor):
         if filled != count:
             tensor = tf.gather(tensor, index)
-        rest = tf.shape(tensor)[1:]
-        parts = tf.reshape(tensor, tf.concat([[chunks, size], rest], 0))
+        shape = tf.concat([[chunks, size], tf.shape(tensor)[1:]], 0)
+        parts = tf.reshape(tensor, shape)
         return tf.ensure_shape(parts, [chunks, size, *tensor.shape[1:]])
+
+    def join(tensor):
+        shape = tf.concat([[filled], tf.shape(tensor)[2:]], 0)
+        joined = tf.reshape(tensor, shape)[:count]
+        return tf.ensure_shape(joined, [count, *tensor.shape[2:]])
+
+    counts = tf.reshape(tf.range(filled) < count, [chunks, size])
+    parts = {"tasks": tf.nest.map_structure(split, tasks), "counts": counts}
+    run = _chunk_program(fn, parts, jit_compile)
+    if chunks <= parallelism:
+        # All at once, without the loop.
+        each, total = _unrolled(run, parts, chunks)
+    else:
+        each, total = _while_loop(run, parts, parallelism)
+    return tf.nest.map_structure(join, each), total
+
+
+def _chunk_program(fn, parts, jit_compile):
+    """A function of one chunk: `fn` for all its tasks as one."""
 
     def run(chunk):
         try:
             each, summed = tf.vectorized_map(
                 fn, chunk["tasks"], fallback_to_while_loop=False
             )
-        except (ValueError, NotImplementedError, AssertionError) as error:
-            # TensorFlow says by any of these, in so many words, that it has
-            # no vectorized form of an operation; others are not for us.
-            if not any(t in str(error) for t in ("loop invariant", "pfor")):
-                raise
-            raise VectorizationError(
-                "The learner or a loss has an operation that cannot be "
-                'vectorized over tasks. Use `task_map="loop"`. Received: '
-                f'task_map="vectorized", which failed with: {error}'
-            ) from error
+        except Exception as error:
+            if keras_internals.is_vectorization_error(error):
+                raise _unvectorized(error) from error
+            raise
+        return each, tf.nest.map_structure(
+            lambda t: _sum_of_counted(t, chunk["counts"]), summed
+        )
 
-        def total(t):
-            ones = tf.cast(chunk["counts"], t.dtype)
-            ones = tf.reshape(ones, [size] + [1] * (t.shape.rank - 1))
-            return tf.reduce_sum(t * ones, 0)
+    program = tf.function(run, autograph=False, jit_compile=jit_compile)
+    if jit_compile:
+        # XLA would say so only when it compiles, in the first step.
+        spec = tf.nest.map_structure(
+            lambda t: tf.TensorSpec(t.shape[1:], t.dtype), parts
+        )
+        missing = keras_internals.operations_without_xla(
+            program.get_concrete_function(spec)
+        )
+        if missing:
+            raise _unvectorized(f"XLA has no kernel for {missing}")
+    return program
 
-        return each, tf.nest.map_structure(total, summed)
 
-    run = tf.function(run, autograph=False, jit_compile=True)
-    counts = tf.reshape(tf.range(filled) < count, [chunks, size])
-    parts = {"tasks": tf.nest.map_structure(split, tasks), "counts": counts}
-    if chunks <= parallelism:
-        # All at once, without the loop.
-        each, total = _unrolled(run, parts, chunks)
-    else:
-        each, total = _while_loop(run, parts, parallelism)
+def _unvectorized(reason):
+    return VectorizationError(
+        "The learner or a loss has an operation that cannot be vectorized "
+        'over tasks. Use `task_map="loop"`. '
+        f'Received: task_map="vectorized", which failed with: {reason}'
+    )
 
-    def join(tensor):
-        rest = tf.shape(tensor)[2:]
-        joined = tf.reshape(tensor, tf.concat([[filled], rest], 0))[:count]
-        return tf.ensure_shape(joined, [count, *tensor.shape[2:]])
 
-    return tf.nest.map_structure(join, each), total
+def _sum_of_counted(tensor, counts):
+    """The sum over a chunk's tasks, without the copies that fill it up."""
+    ones = tf.cast(counts, tensor.dtype)
+    ones = tf.reshape(ones, [-1] + [1] * (tensor.shape.rank - 1))
+    return tf.reduce_sum(tensor * ones, 0)
 
 
 def _chunk_sizes(count, parallelism):

@@ -7,33 +7,39 @@ def conjugate_gradient(product, target, steps):
     """Solves `product(x) = target`, from 0, in some steps.
 
     Args:
-        product: function from a list of tensors to the product of a symmetric
-            positive definite matrix with it.
-        target: list of tensors.
+        product: function from a structure of tensors, a vector in pieces, to
+            the product of a symmetric positive definite matrix with it.
+        target: structure of tensors.
         steps: int. As many as there are unknowns give the exact solution.
 
     Returns:
-        A list of tensors.
+        A structure like `target`.
 
     Reference:
         Hestenes and Stiefel, 1952, section 3.
     """
-    solution = [tf.zeros_like(t) for t in target]
+    solution = tf.nest.map_structure(tf.zeros_like, target)
     residual = direction = target
     square = dot(residual, residual)
     for _ in range(steps):
         image = product(direction)
         # At the solution all of these are 0.
         length = tf.math.divide_no_nan(square, dot(direction, image))
-        solution = [x + length * d for x, d in zip(solution, direction)]
-        residual = [r - length * i for r, i in zip(residual, image)]
+        solution = plus(solution, length, direction)
+        residual = plus(residual, -length, image)
         new_square = dot(residual, residual)
         turn = tf.math.divide_no_nan(new_square, square)
-        direction = [r + turn * d for r, d in zip(residual, direction)]
+        direction = plus(residual, turn, direction)
         square = new_square
     return solution
 
 
 def dot(a, b):
-    """The inner product of two lists of tensors."""
-    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b)])
+    """The inner product of two equal structures of tensors."""
+    pairs = zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True)
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in pairs])
+
+
+def plus(a, factor, b):
+    """`a + factor * b`, of structures of tensors."""
+    return tf.nest.map_structure(lambda x, y: x + factor * y, a, b)

@@ -1,8 +1,8 @@
-"""What some functions of `tf.nn` become while a learner is traced.
+"""What some functions of TensorFlow become while a learner is traced.
 
 Keras's layers, and custom ones that call `keras.ops` or `tf.nn`, look these
-functions up when they are traced. So they stay as they are, and get forms that
-are differentiated twice exactly, and fast.
+functions up when they are traced. So the layers stay as they are, and get forms
+of the functions that are differentiated twice exactly, and fast.
 """
 
 import contextlib
@@ -13,10 +13,15 @@ import tensorflow as tf
 
 from keras_maml.exact import convolution as convolution_lib
 from keras_maml.exact.batch_norm import channel_sum
+from keras_maml.keras_internals import REPLACED_FUNCTIONS
 
+_ORIGINALS = {
+    name: getattr(module, name) for name, module in REPLACED_FUNCTIONS.items()
+}
 _lock = threading.RLock()
-_depth = 0
-_originals: dict = {}
+# How many threads and blocks have entered, and how many in this thread.
+_entered = 0
+_thread = threading.local()
 
 
 def moments(x, axes, shift=None, keepdims=False, name=None):
@@ -47,7 +52,7 @@ def bias_add(value, bias, data_format=None, name=None):
     of the same tensor. In a second derivative there are two such gradients,
     and to take the wrong one closes a cycle ("nodes in a cycle").
     """
-    original = _originals["bias_add"]
+    original = _ORIGINALS["bias_add"]
     value = tf.convert_to_tensor(value)
     # A frozen layer's is a variable, which a custom gradient would refuse.
     bias = tf.convert_to_tensor(bias)
@@ -85,7 +90,7 @@ def convolution(
         or _pair(1 if dilations is None else dilations) != [1, 1]
         or not convolution_lib.supports(x, kernel, step, padding)
     ):
-        return _originals["convolution"](
+        return _ORIGINALS["convolution"](
             x, kernel, strides, padding, data_format, dilations, name
         )
     with tf.name_scope(name or "convolution"):
@@ -106,7 +111,7 @@ def relu(features, name=None):
 
     @tf.custom_gradient
     def rectify(features):
-        y = _originals["relu"](features, name)
+        y = _ORIGINALS["relu"](features, name)
         return y, lambda d_y: masked(d_y, y)
 
     return rectify(tf.convert_to_tensor(features))
@@ -135,7 +140,7 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
         or any(w > s for w, s in zip(window, step))
         or not whole
     ):
-        return _originals["max_pool"](
+        return _ORIGINALS["max_pool"](
             input, ksize, strides, padding, data_format, name
         )
     settings = {
@@ -166,7 +171,7 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
 
     @tf.custom_gradient
     def pool(x):
-        y = _originals["max_pool"](x, window, step, padding, "NHWC", name)
+        y = _ORIGINALS["max_pool"](x, window, step, padding, "NHWC", name)
         return y, lambda d_y: placed(d_y, x, y)
 
     return pool(x)
@@ -192,53 +197,72 @@ def resize(images, *args, **kwargs):
     """
     images = tf.convert_to_tensor(images)
     if not images.dtype.is_floating:
-        return _originals["resize"](images, *args, **kwargs)
+        return _ORIGINALS["resize"](images, *args, **kwargs)
     shape = tf.shape(images)
 
     @tf.custom_gradient
     def forward(x):
-        return _originals["resize"](x, *args, **kwargs), transposed
+        return _ORIGINALS["resize"](x, *args, **kwargs), transposed
 
     @tf.custom_gradient
     def transposed(d_y):
         zeros = tf.ensure_shape(tf.zeros(shape, images.dtype), images.shape)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(zeros)
-            y = _originals["resize"](zeros, *args, **kwargs)
+            y = _ORIGINALS["resize"](zeros, *args, **kwargs)
         return tape.gradient(y, zeros, d_y), forward
 
     return forward(images)
 
 
 _REPLACEMENTS = {
-    "moments": (tf.nn, moments),
-    "bias_add": (tf.nn, bias_add),
-    "convolution": (tf.nn, convolution),
-    "relu": (tf.nn, relu),
-    "max_pool": (tf.nn, max_pool),
-    "resize": (tf.image, resize),
+    "moments": moments,
+    "bias_add": bias_add,
+    "convolution": convolution,
+    "relu": relu,
+    "max_pool": max_pool,
+    "resize": resize,
 }
 
 
 @contextlib.contextmanager
 def exact_ops():
-    """While entered, the functions above stand in for those of `tf.nn`.
+    """While entered, this thread gets the functions above in `tf.nn`.
 
-    Entries are counted under a lock: overlapping ones, in any thread, leave
-    TensorFlow's own functions in place only after the last of them has left.
+    A thread that did not enter, and what is no dense tensor, get TensorFlow's
+    own. Overlapping entries are counted: after the last one has left,
+    TensorFlow's modules are as they were.
     """
-    global _depth
+    global _entered
     with _lock:
-        if _depth == 0:
-            for name, (module, replacement) in _REPLACEMENTS.items():
-                _originals[name] = getattr(module, name)
-                setattr(module, name, replacement)
-        _depth += 1
+        if not _entered:
+            for name, module in REPLACED_FUNCTIONS.items():
+                setattr(module, name, _DISPATCHERS[name])
+        _entered += 1
+    _thread.depth = getattr(_thread, "depth", 0) + 1
     try:
         yield
     finally:
+        _thread.depth -= 1
         with _lock:
-            _depth -= 1
-            if _depth == 0:
-                for name, original in _originals.items():
-                    setattr(_REPLACEMENTS[name][0], name, original)
+            _entered -= 1
+            if not _entered:
+                for name, module in REPLACED_FUNCTIONS.items():
+                    setattr(module, name, _ORIGINALS[name])
+
+
+def _dispatcher(name):
+    """The function that stands in TensorFlow's module while one has entered."""
+    original, replacement = _ORIGINALS[name], _REPLACEMENTS[name]
+
+    def dispatch(*args, **kwargs):
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        exact = getattr(_thread, "depth", 0) and not isinstance(
+            first, (tf.RaggedTensor, tf.SparseTensor)
+        )
+        return (replacement if exact else original)(*args, **kwargs)
+
+    return dispatch
+
+
+_DISPATCHERS = {name: _dispatcher(name) for name in _REPLACEMENTS}

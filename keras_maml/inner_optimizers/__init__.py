@@ -12,6 +12,7 @@ from keras_maml.inner_optimizers.inner_optimizer import InnerOptimizer
 from keras_maml.inner_optimizers.learned_rate import LearnedRate
 from keras_maml.inner_optimizers.rmsprop import RMSprop
 from keras_maml.inner_optimizers.sgd import SGD
+from keras_maml.settings import resolve
 
 __all__ = [
     "SGD",
@@ -26,26 +27,29 @@ __all__ = [
 ]
 
 
-def get(identifier: float | InnerOptimizer) -> InnerOptimizer:
-    """An `InnerOptimizer` from itself or from a learning rate of plain SGD.
+_NAMES = {
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "sgd": SGD,
+}
+
+
+def get(identifier: float | str | dict | InnerOptimizer) -> InnerOptimizer:
+    """An `InnerOptimizer` from a rate of plain SGD, a name, a config or itself.
 
     Raises:
         ValueError: for anything else.
     """
-    if isinstance(identifier, InnerOptimizer):
-        return identifier
     if isinstance(identifier, numbers.Real) and not isinstance(
         identifier, bool
     ):
         return SGD(identifier)
-    hint = ""
+    hint = " A learning rate alone is plain SGD."
     if isinstance(identifier, keras.optimizers.Optimizer):
         hint = (
             " A Keras optimizer cannot be differentiated through: it assigns "
             "to variables."
         )
-    raise ValueError(
-        "`inner_optimizer` must be a learning rate (plain SGD) or an object "
-        f"of `keras_maml.inner_optimizers`.{hint} "
-        f"Received: inner_optimizer={identifier!r}"
-    )
+    return resolve("inner_optimizer", identifier, InnerOptimizer, _NAMES, hint)

@@ -70,6 +70,16 @@ class GradientRule(InnerOptimizer):
         self.clipnorm = clipnorm
         self.global_clipnorm = global_clipnorm
 
+    @property
+    def seeks_minimum(self) -> bool:
+        # Weight decay moves the point where the rule stands still.
+        return not self.weight_decay
+
+    @property
+    def needs_fixed_weights(self) -> bool:
+        rate = self.learning_rate
+        return isinstance(rate, LearnedRate) and rate.per != "model"
+
     def slots(self, weight: Any) -> tuple:
         """The slots of one weight before the first step."""
         return ()

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
+from keras_maml.settings import Settings
 
 
-class InnerOptimizer:
+class InnerOptimizer(Settings):
     """Base class of the inner loop's update rules.
 
     A Keras optimizer assigns to variables, so its steps have no derivative.
@@ -15,6 +15,23 @@ class InnerOptimizer:
     `get_config`. What a rule has to learn, such as its rates, it names in
     `parameters`: the outer optimizer trains it along with θ.
     """
+
+    @property
+    def seeks_minimum(self) -> bool:
+        """Whether the rule stands still only where the gradient is 0.
+
+        The implicit meta-gradient assumes that.
+        """
+        return True
+
+    @property
+    def needs_fixed_weights(self) -> bool:
+        """Whether what is learned belongs to single weights of the learner.
+
+        Then there can be no weights beside these, as those of a head from
+        prototypes.
+        """
+        return False
 
     def parameters(self, variables: Sequence, steps: int) -> list:
         """Initial values of what the outer loop is to learn of the rule.
@@ -58,16 +75,3 @@ class InnerOptimizer:
             A tuple `(weights, state)`.
         """
         raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "InnerOptimizer":
-        config = {
-            key: keras.saving.deserialize_keras_object(value)
-            if isinstance(value, dict)
-            else value
-            for key, value in config.items()
-        }
-        return cls(**config)

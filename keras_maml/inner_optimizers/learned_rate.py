@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.settings import Settings
 from keras_maml.validation import check_bool
 from keras_maml.validation import check_number
 
@@ -14,7 +15,7 @@ _SHARED = ("model", "variable", "weight")
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class LearnedRate:
+class LearnedRate(Settings):
     """An inner learning rate that the outer optimizer trains along with θ.
 
     Args:
@@ -106,7 +107,3 @@ class LearnedRate:
             "per": self.per,
             "per_step": self.per_step,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LearnedRate":
-        return cls(**config)

@@ -5,6 +5,8 @@ import functools
 import tensorflow as tf
 
 from keras_maml.engine import task_map
+from keras_maml.exact.conjugate_gradient import dot
+from keras_maml.exact.gradients import dense_gradients
 
 
 class MetaObjective:
@@ -51,7 +53,7 @@ class MetaObjective:
         """The loss, and how far the adapted policies have gone.
 
         Args:
-            theta: list of tensors.
+            theta: a `Theta` of tensors.
             batch: dict of tensors, whose first axis is the task: `"support"`
                 and `"query"`.
 
@@ -66,14 +68,12 @@ class MetaObjective:
         return self._map(fn, batch)
 
     def _gradient(self, theta, batch):
-        """Returns `(loss, gradients)`, a scalar and a list like θ."""
+        """Returns `(loss, gradients)`, a scalar and a `Theta`."""
 
         def fn(task):
             loss, _, gradients = self._meta_gradient(
                 theta,
-                lambda theta, *how: self._task_learner.adapt(
-                    theta, _inputs(task), *how
-                ),
+                lambda theta: self._adapt(theta, task),
                 lambda adapted: self._task_losses(adapted, task),
                 lambda loss: loss,
             )
@@ -82,7 +82,7 @@ class MetaObjective:
         return self._map(fn, batch)
 
     def _kl_product(self, theta, vector, batch):
-        """The Hessian of the KL with respect to θ, times a list like θ."""
+        """The Hessian of the KL with respect to θ, times a `Theta`."""
 
         def fn(task):
             with tf.GradientTape(watch_accessed_variables=False) as outer:
@@ -90,17 +90,8 @@ class MetaObjective:
                 with tf.GradientTape(watch_accessed_variables=False) as inner:
                     inner.watch(theta)
                     _, kl = self._task_losses(self._adapt(theta, task), task)
-                gradients = inner.gradient(
-                    kl, theta, unconnected_gradients="zero"
-                )
-                along = tf.add_n(
-                    [
-                        tf.reduce_sum(tf.convert_to_tensor(g) * v)
-                        for g, v in zip(gradients, vector)
-                    ]
-                )
-            product = outer.gradient(along, theta, unconnected_gradients="zero")
-            return (), [tf.convert_to_tensor(p) for p in product]
+                along = dot(dense_gradients(inner, kl, theta), vector)
+            return (), dense_gradients(outer, along, theta)
 
         return self._map(fn, batch)
 
@@ -108,8 +99,8 @@ class MetaObjective:
         return self._task_learner.adapt(
             theta,
             _inputs(task),
-            self._meta_gradient.second_order,
-            self._meta_gradient.rematerialize,
+            second_order=self._meta_gradient.second_order,
+            rematerialize=self._meta_gradient.rematerialize,
         )
 
     def _task_losses(self, adapted, task):

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_maml.engine import functional
+from keras_maml import keras_internals
+from keras_maml.engine.learner_copy import copy_learner
+from keras_maml.engine.meta_state import MetaState
 from keras_maml.meta_model import MetaModel
 from keras_maml.rl import policy_serving
 from keras_maml.rl.environments.environment import Environment
@@ -172,12 +174,12 @@ class MetaPolicySearch(keras.Model):
             settings=None,
             act={},
             learner=PolicyLearner(self),
-            # For a time in the place of the setting, see `FirstOrderUntil`.
-            meta_gradient=None,
         )
         self.outer_optimizer = outer_update.optimizer()
         if self.outer_optimizer is not None:
-            self.outer_optimizer.build(self.meta_model._outer_variables())
+            self.outer_optimizer.build(
+                tf.nest.flatten(self.meta_state.variables())
+            )
         # So that `fit` may be called at once; the outer update is no loss.
         self.supports_jit = False
         self.compile(optimizer=None, jit_compile=False)
@@ -187,6 +189,11 @@ class MetaPolicySearch(keras.Model):
     def policy(self) -> keras.Model:
         """The policy, whose weights are θ."""
         return self.meta_model.learner
+
+    @property
+    def meta_state(self) -> MetaState:
+        """The state of the `MetaModel` inside."""
+        return self.meta_model.meta_state
 
     @property
     def inner_steps(self) -> int:
@@ -242,13 +249,13 @@ class MetaPolicySearch(keras.Model):
         if (
             own.sampler is not task_sampler
             or own.settings != settings
-            or own.meta_gradient is not None
+            or self.meta_state.meta_gradient_for_now is not None
         ):
             own.sampler, own.settings = task_sampler, settings
-            own.meta_gradient = None
+            self.meta_state.meta_gradient_for_now = None
             self.train_function = None
         # `BackupAndRestore` leaves behind where it has gone on.
-        self._initial_epoch = None
+        keras_internals.start_at_first_epoch(self)
         return super().fit(
             # A tick for each; its value means nothing.
             tf.data.Dataset.counter(),
@@ -262,7 +269,7 @@ class MetaPolicySearch(keras.Model):
         own = self._untracked
         iteration = self.iteration.value
         history = own.learner.act(
-            self.meta_model._theta(),
+            self.meta_state.theta(),
             own.sampler.sample(iteration),
             self.inner_steps,
             self.episodes,
@@ -279,7 +286,7 @@ class MetaPolicySearch(keras.Model):
         experiences = [experience for _, experience in history]
         logs |= self.outer_update.update(
             own.learner.objective(
-                own.meta_gradient or self.meta_gradient,
+                self.meta_state.meta_gradient,
                 self.outer_update.ratio_loss,
             ),
             {
@@ -287,7 +294,7 @@ class MetaPolicySearch(keras.Model):
                 # Without inner steps nobody looks at the support sets.
                 "support": support_of(experiences[:-1] or experiences),
             },
-            self.meta_model._outer_variables(),
+            self.meta_state.variables(),
             self.outer_optimizer,
         )
         self.iteration.assign_add(1)
@@ -348,7 +355,7 @@ class MetaPolicySearch(keras.Model):
                 lambda tasks, seed: [
                     trajectories
                     for trajectories, _ in own.learner.act(
-                        self.meta_model._theta(),
+                        self.meta_state.theta(),
                         tasks,
                         inner_steps,
                         episodes,
@@ -410,7 +417,7 @@ class MetaPolicySearch(keras.Model):
         task_learner, adapted = self._untracked.learner.adapt(
             [Trajectories(*map(tf.convert_to_tensor, a)) for a in arrays]
         )
-        return functional.clone(self.policy, task_learner.values(adapted))
+        return copy_learner(self.policy, task_learner.values(adapted))
 
     def export(
         self,

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_maml.exact.conjugate_gradient import conjugate_gradient
 from keras_maml.exact.conjugate_gradient import dot
+from keras_maml.exact.conjugate_gradient import plus
+from keras_maml.theta import Theta
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
@@ -32,7 +34,7 @@ class OuterUpdate:
         self,
         objective: Any,
         batch: Any,
-        variables: list,
+        variables: Theta,
         optimizer: keras.Optimizer | None,
     ) -> dict[str, Any]:
         """Assigns new values to the variables of θ.
@@ -40,7 +42,7 @@ class OuterUpdate:
         Args:
             objective: a `MetaObjective`.
             batch: what its functions take.
-            variables: list of variables.
+            variables: a `Theta` of variables.
             optimizer: what `optimizer` returned.
 
         Returns:
@@ -109,15 +111,15 @@ class TRPO(OuterUpdate):
         self,
         objective: Any,
         batch: Any,
-        variables: list,
+        variables: Theta,
         optimizer: keras.Optimizer | None = None,
     ) -> dict[str, Any]:
-        theta = [tf.convert_to_tensor(v.value) for v in variables]
+        theta = _values(variables)
         loss, gradients = objective.gradient(theta, batch)
 
         def product(vector):
             image = objective.kl_product(theta, vector, batch)
-            return [i + self.damping * v for i, v in zip(image, vector)]
+            return plus(image, self.damping, vector)
 
         direction = conjugate_gradient(product, gradients, self.cg_steps)
         curvature = dot(direction, product(direction))
@@ -126,7 +128,7 @@ class TRPO(OuterUpdate):
         )
 
         def at(length):
-            return [t - length * d for t, d in zip(theta, direction)]
+            return plus(theta, -length, direction)
 
         # Loss and KL at the length in hand; what is not a number is no better.
         def not_yet(i, length, new_loss, kl):
@@ -145,8 +147,14 @@ class TRPO(OuterUpdate):
             parallel_iterations=1,
         )
         found = (new_loss < loss) & (kl <= self.max_kl)
-        for variable, old, new in zip(variables, theta, at(length)):
-            variable.assign(tf.where(found, new, old))
+        tf.nest.map_structure(
+            lambda variable, old, new: variable.assign(
+                tf.where(found, new, old)
+            ),
+            variables,
+            theta,
+            at(length),
+        )
         zero = tf.zeros_like(loss)
         return {
             "improvement": tf.where(found, loss - new_loss, zero),
@@ -214,7 +222,7 @@ class PPO(OuterUpdate):
         self,
         objective: Any,
         batch: Any,
-        variables: list,
+        variables: Theta,
         optimizer: keras.Optimizer | None,
     ) -> dict[str, Any]:
         if optimizer is None:
@@ -223,15 +231,18 @@ class PPO(OuterUpdate):
                 f"Received: optimizer={optimizer!r}"
             )
 
-        def theta():
-            return [tf.convert_to_tensor(v.value) for v in variables]
-
         first = None
         for _ in range(self.steps):
-            loss, gradients = objective.gradient(theta(), batch)
+            loss, gradients = objective.gradient(_values(variables), batch)
             first = loss if first is None else first
-            optimizer.apply_gradients(zip(gradients, variables))
-        loss, kl = objective.losses(theta(), batch)
+            optimizer.apply_gradients(
+                zip(
+                    tf.nest.flatten(gradients),
+                    tf.nest.flatten(variables),
+                    strict=True,
+                )
+            )
+        loss, kl = objective.losses(_values(variables), batch)
         return {"improvement": first - loss, "kl": kl}
 
     def get_config(self) -> dict[str, Any]:
@@ -248,3 +259,10 @@ class PPO(OuterUpdate):
                 config["learning_rate"]
             )
         return cls(**config)
+
+
+def _values(variables):
+    """The values of a structure of variables."""
+    return tf.nest.map_structure(
+        lambda variable: tf.convert_to_tensor(variable.value), variables
+    )

@@ -1,14 +1,15 @@
 """A policy in its tasks: it acts, learns from that, and acts again."""
 
-import os
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_maml.engine import functional
+from keras_maml.engine import learner_checks
 from keras_maml.engine import normalization
+from keras_maml.engine import seeds
 from keras_maml.engine import task_map
+from keras_maml.engine.processors import available_processors
 from keras_maml.rl import advantages as advantages_lib
 from keras_maml.rl.baseline import linear_baseline
 from keras_maml.rl.meta_objective import MetaObjective
@@ -38,7 +39,7 @@ class PolicyLearner:
         """Acts in tasks after 0, 1, ... inner steps, each from the ones before.
 
         Args:
-            theta: list of tensors.
+            theta: a `Theta` of tensors.
             tasks: structure of tensors `(T, ...)`.
             inner_steps: int.
             episodes: int, N, in each task each time.
@@ -85,7 +86,7 @@ class PolicyLearner:
         Returns:
             A tuple of a `TaskLearner` and the `AdaptedTask`.
         """
-        theta = self._search.meta_model._theta()
+        theta = self._search.meta_model.meta_state.theta()
         episodes = trajectories[0].rewards.shape[0]
         experiences: list = []
         weights = None
@@ -129,16 +130,18 @@ class PolicyLearner:
             )
             return surrogate(*by_episode)
 
-        task_learner = search.meta_model._task_learner(
-            None, training=False, steps=steps, support_loss=support_loss
+        return search.meta_model.meta_state.task_learner(
+            training=False,
+            steps=steps,
+            support_loss=support_loss,
+            inner_batch_size=horizon * episodes,
         )
-        task_learner.inner_batch_size = horizon * episodes
-        return task_learner
 
     def _parallelism(self):
         # Tasks at a time. One after another, not as one: their many steps are
         # work enough for TensorFlow's kernels, which are faster than XLA's.
-        return self._search.meta_model.task_parallelism or os.cpu_count() or 1
+        parallelism = self._search.meta_model.task_parallelism
+        return parallelism or available_processors()
 
     def _policies(self, theta, weights):
         """A function from observations `(T, M, ...)` to outputs.
@@ -158,7 +161,7 @@ class PolicyLearner:
         def at_theta(observations):
             shape = observations.shape[:2]
             outputs = call(
-                theta[: len(policy.trainable_variables)],
+                theta.weights,
                 tf.reshape(observations, [-1, *observations.shape[2:]]),
             )
             return tf.nest.map_structure(
@@ -204,7 +207,9 @@ class PolicyLearner:
         task_learner = self.task_learner(steps, episodes)
 
         def fn(task):
-            return task_learner.adapt(theta, {"x": task}, False).weights, ()
+            return task_learner.adapt(
+                theta, {"x": task}, second_order=False
+            ).weights, ()
 
         return task_map.map_tasks(fn, support, parallelism=self._parallelism())[
             0
@@ -213,7 +218,9 @@ class PolicyLearner:
     def _adapt_one(self, theta, experiences, episodes):
         task_learner = self.task_learner(len(experiences), episodes)
         support = tf.nest.map_structure(lambda t: t[0], support_of(experiences))
-        return task_learner, task_learner.adapt(theta, {"x": support}, False)
+        return task_learner, task_learner.adapt(
+            theta, {"x": support}, second_order=False
+        )
 
 
 def support_of(experiences):
@@ -247,15 +254,15 @@ def check_policy(policy, environment):
             f"{shape}. Received: policy={policy!r}, which failed with: {error}"
         ) from error
     environment.actions.check(outputs)
-    if normalization.batch_normalization_layers(
+    if normalization.batch_normalization_layers(policy) or seeds.seed_positions(
         policy
-    ) or functional.seed_positions(policy):
+    ):
         raise ValueError(
             "`policy` must not have layers with batch normalisation or "
             "dropout: the probabilities of actions would depend on more than "
             f"what is observed. Received: policy={policy!r}"
         )
-    if functional.is_half(policy):
+    if learner_checks.is_half(policy):
         raise ValueError(
             "`policy` must not compute in float16, in which ratios of "
             "probabilities overflow; `mixed_bfloat16` works. "

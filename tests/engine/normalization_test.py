@@ -1,5 +1,7 @@
 """The three choices of statistics, and the exact moments."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -164,3 +166,78 @@ def test_layers_are_left_as_they_were():
     assert "call" not in vars(layer)
     assert layer.momentum == 0.9
     assert learner.get_config() == config
+
+
+@keras.saving.register_keras_serializable(package="keras_maml_tests")
+class WithoutMask(keras.layers.BatchNormalization):
+    """As subclasses are often written: no `mask`."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training)
+
+
+class WithoutTraining(keras.layers.BatchNormalization):
+    def call(self, inputs):
+        return super().call(inputs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_subclass_without_a_mask_equals_its_base(mode):
+    x, _ = regression_batch(tasks=2)
+    expected = predictions(normalized_model(mode), x)
+    learner = keras.Sequential(
+        [
+            WithoutMask.from_config(layer.get_config())
+            if isinstance(layer, keras.layers.BatchNormalization)
+            else layer
+            for layer in normalized_model(mode).learner.layers
+        ]
+    )
+    learner.build((None, 1))
+    learner.set_weights(normalized_model(mode).learner.get_weights())
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.1, inner_loss="mse", normalization=mode
+    )
+    np.testing.assert_allclose(predictions(meta_model, x), expected, rtol=1e-4)
+
+
+def test_a_subclass_that_cannot_be_told_is_refused():
+    learner = keras.Sequential(
+        [
+            keras.Input((1,)),
+            WithoutTraining(name="alone"),
+            keras.layers.Dense(1),
+        ]
+    )
+    x, _ = regression_batch(tasks=1)
+    meta_model = keras_maml.MetaModel(learner, inner_loss="mse")
+    with pytest.raises(ValueError, match="argument `training`.* 'alone'"):
+        meta_model.adapt(x["support_x"][0], x["support_y"][0])
+    moving = keras_maml.MetaModel(
+        learner, inner_loss="mse", normalization="moving"
+    )
+    moving.adapt(x["support_x"][0], x["support_y"][0])
+
+
+@pytest.mark.parametrize("kind", [keras.layers.BatchNormalization, WithoutMask])
+def test_another_thread_sees_the_layer_as_it_is(kind):
+    layer = kind()
+    x = tf.constant(np.random.default_rng(0).standard_normal((6, 3)), "float32")
+    layer.build(x.shape)
+    expected = layer(x, training=False).numpy()
+    seen = {}
+
+    def other():
+        seen["output"] = layer(x, training=False).numpy()
+        seen["momentum"] = layer.momentum
+
+    with normalization.batch_statistics([layer], momentum=0.0):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        inside = layer(x, training=False).numpy()
+    np.testing.assert_array_equal(seen["output"], expected)
+    assert seen["momentum"] == 0.99
+    # The thread that entered got the batch's own statistics.
+    np.testing.assert_allclose(inside.mean(0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(layer.moving_mean, x.numpy().mean(0), rtol=1e-5)

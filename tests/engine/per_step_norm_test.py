@@ -26,8 +26,8 @@ def model(**kwargs):
 
 def own(meta_model):
     """The stacks of gamma, beta, moving mean and moving variance."""
-    scales = meta_model._untracked.outer.scales
-    return [*scales, *meta_model._untracked.outer.statistics.values()]
+    scales = meta_model.meta_state.scales
+    return [*scales, *meta_model.meta_state.statistics.values()]
 
 
 def test_every_row_is_trained_saved_and_loaded(tmp_path):
@@ -116,7 +116,7 @@ def test_training_uses_the_batch_and_moves_the_rows_averages():
     meta_model = model()
     hidden = x["support_x"][0] @ meta_model.learner.get_weights()[0]
     meta_model.fit(x, y, batch_size=1, verbose=0)
-    mean = list(meta_model._untracked.outer.statistics.values())[0]
+    mean = list(meta_model.meta_state.statistics.values())[0]
     # Momentum 0.9, from 0; step 0 sees the support set alone.
     np.testing.assert_allclose(
         mean.numpy()[0], 0.1 * hidden.mean(0), rtol=1e-4, atol=1e-6

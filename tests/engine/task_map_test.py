@@ -11,6 +11,8 @@ import tensorflow as tf
 
 import keras_maml
 from keras_maml.engine import task_map
+from tests.sample_models import regression_batch
+from tests.sample_models import small_mlp
 
 
 def square(task):
@@ -248,3 +250,42 @@ def test_memory_does_not_grow_with_the_meta_batch():
     small, large = growth(8), growth(64)
     print(f"8 tasks: {small:.0f} MiB, 64 tasks: {large:.0f} MiB")
     assert large < small + 10
+
+
+def special_loss(y_true, y_pred):
+    """A loss with an operation for which XLA has no kernel."""
+    return tf.reduce_mean(
+        tf.square(tf.math.special.bessel_j0(y_pred) - y_true), -1
+    )
+
+
+def test_an_operation_that_xla_lacks_falls_back_to_the_loop():
+    def loss(mode):
+        meta_model = keras_maml.MetaModel(
+            small_mlp(), inner_optimizer=0.1, task_map=mode
+        )
+        meta_model.compile("sgd", special_loss)
+        x, y = regression_batch()
+        return meta_model.train_on_batch(x, y)
+
+    assert loss("auto") == pytest.approx(loss("loop"), rel=1e-6)
+    with pytest.raises(task_map.VectorizationError, match="BesselJ0"):
+        loss("vectorized")
+
+
+@pytest.mark.parametrize("mode", task_map.MODES)
+def test_no_xla_anywhere_where_jit_compile_is_false(mode):
+    def compiled_functions(jit_compile):
+        meta_model = keras_maml.MetaModel(small_mlp(), task_map=mode)
+        meta_model.compile("sgd", "mse", jit_compile=jit_compile)
+        x, y = regression_batch()
+        step = tf.function(meta_model.train_step, autograph=False)
+        graph = step.get_concrete_function((x, y)).graph.as_graph_def()
+        return [
+            function.signature.name
+            for function in graph.library.function
+            if function.attr["_XlaMustCompile"].b
+        ]
+
+    assert not compiled_functions(False)
+    assert bool(compiled_functions("auto")) == (mode != "loop")

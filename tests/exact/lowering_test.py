@@ -119,3 +119,31 @@ def test_max_pool_equals_tensorflows(window, step, padding):
     x = tf.constant(rng.integers(0, 3, (2, 8, 10, 3)).astype("float64"))
     for a, e in zip(*both("max_pool", x, window, step, padding)):
         np.testing.assert_allclose(a, e, rtol=1e-12)
+
+
+def test_a_thread_that_did_not_enter_gets_tensorflows_own():
+    ragged = tf.ragged.constant([[-1.0, 2.0], [3.0]])
+    expected = tf.nn.relu(ragged)
+    found = {}
+
+    def other():
+        found["ragged"] = tf.nn.relu(ragged)
+        x = tf.constant([[1.0], [4.0]])
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                _, variance = tf.nn.moments(x, [0])
+            slope = inner.gradient(variance, x)
+        found["second"] = outer.gradient(slope, x).numpy()
+
+    with lowering.exact_ops():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        # Nor does the thread that entered lose what is not dense.
+        inside = tf.nn.relu(ragged)
+    for actual in (found["ragged"], inside):
+        np.testing.assert_array_equal(actual.flat_values, expected.flat_values)
+    # TensorFlow's own second derivative, with the term that it loses.
+    np.testing.assert_allclose(found["second"], [[1.0], [1.0]])

@@ -39,7 +39,7 @@ def model(case="LSLR", **kwargs):
 @pytest.mark.parametrize("case", SHARING)
 def test_rates_are_trained_saved_and_loaded(case, tmp_path):
     meta_model = model(case)
-    rates = meta_model._untracked.outer.parameters
+    rates = meta_model.meta_state.parameters
     assert [tuple(r.shape) for r in rates] == SHARING[case][1]
     x, y = regression_batch()
     before = [r.numpy() for r in rates]
@@ -49,15 +49,13 @@ def test_rates_are_trained_saved_and_loaded(case, tmp_path):
     path = tmp_path / "model.keras"
     meta_model.save(path)
     loaded = keras.models.load_model(path)
-    for rate, again in zip(
-        rates, loaded._untracked.outer.parameters, strict=True
-    ):
+    for rate, again in zip(rates, loaded.meta_state.parameters, strict=True):
         np.testing.assert_array_equal(rate, again)
     np.testing.assert_allclose(
         loaded.predict(x, verbose=0), meta_model.predict(x, verbose=0)
     )
     # They are used: with others, the prediction is another one.
-    loaded._untracked.outer.parameters[0].assign(rates[0] * 0)
+    loaded.meta_state.parameters[0].assign(rates[0] * 0)
     assert not np.allclose(
         loaded.predict(x, verbose=0), meta_model.predict(x, verbose=0)
     )
@@ -79,7 +77,7 @@ def test_equal_frozen_rates_are_maml():
         small_mlp(), inner_rate=0.05, inner_steps=3
     )
     meta_sgd.compile("adam", loss="mse")
-    for rate in meta_sgd._untracked.outer.parameters:
+    for rate in meta_sgd.meta_state.parameters:
         rate.trainable = False
     meta_sgd.learner.set_weights(maml.learner.get_weights())
     np.testing.assert_allclose(
@@ -91,7 +89,7 @@ def test_more_steps_than_trained_use_the_last_rates():
     x, _ = regression_batch(tasks=1)
     support = x["support_x"][0], x["support_y"][0]
     meta_model = model(inner_steps=2)
-    for rate in meta_model._untracked.outer.parameters:
+    for rate in meta_model.meta_state.parameters:
         rate.assign([0.05, 0.02])
     five = meta_model.adapt(*support, inner_steps=5)
     by_hand = regression_model(
@@ -107,5 +105,5 @@ def test_more_steps_than_trained_use_the_last_rates():
 
 def test_rates_of_the_adapted_weights_alone():
     meta_model = model("weight", adapted_weights="head")
-    shapes = [tuple(r.shape) for r in meta_model._untracked.outer.parameters]
+    shapes = [tuple(r.shape) for r in meta_model.meta_state.parameters]
     assert shapes == [(5, 1), (1,)]

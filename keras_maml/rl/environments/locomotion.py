@@ -1,12 +1,12 @@
 """MuJoCo's half-cheetah and ant, with goals."""
 
-import os
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.engine.processors import available_processors
 from keras_maml.rl.environments.gymnasium_environment import (
     GymnasiumEnvironment,
 )
@@ -32,7 +32,7 @@ class _Locomotion(GymnasiumEnvironment):
         return MujocoVectorEnv(
             num_envs=num_envs,
             forward_reward=self._forward_reward,
-            threads=os.cpu_count() or 1,
+            threads=available_processors(),
             **self._ROBOT,
         )
 

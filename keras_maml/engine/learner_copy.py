@@ -1,0 +1,57 @@
+"""An ordinary Keras model with adapted weights."""
+
+import keras
+import tensorflow as tf
+
+
+def copy_learner(learner, values, head=(), x=None):
+    """A copy of `learner` with variables of its own.
+
+    Args:
+        learner: a built Keras model.
+        values: dict, from the `id` of one of the learner's variables to the
+            value that its copy gets. The others keep their values.
+        head: a kernel and a bias for one more dense layer, if any.
+        x: an input of the learner. Its shapes are needed if there is a `head`.
+
+    Returns:
+        A Keras model of the same class; a functional one if there is a `head`.
+
+    Raises:
+        ValueError: if Keras cannot make a second instance, as for a subclassed
+            model without `get_config`.
+    """
+    try:
+        copy = keras.models.clone_model(learner)
+    except Exception as error:
+        raise ValueError(
+            "Keras cannot copy the learner. A subclassed model or layer needs "
+            "`get_config` (and `from_config` where its arguments are objects), "
+            "and a `Lambda` layer has to be made a layer of its own. "
+            f"Received: learner={learner!r}, which failed with: {error}"
+        ) from error
+    if not copy.built:
+        copy.build_from_config(learner.get_build_config())
+    if len(copy.variables) != len(learner.variables):
+        raise ValueError(
+            "The copy that Keras makes of the learner has other variables. "
+            "A subclassed model or layer must make all of them from what "
+            "`get_config` returns. "
+            f"Received: learner={learner!r} with {len(learner.variables)} "
+            f"variables, its copy with {len(copy.variables)}"
+        )
+    for variable, copied in zip(learner.variables, copy.variables, strict=True):
+        copied.assign(values.get(id(variable), variable))
+    return _with_head(copy, head, x) if head else copy
+
+
+def _with_head(body, head, x):
+    """A functional model of `body` and a dense layer."""
+    kernel, bias = head
+    dense = keras.layers.Dense(kernel.shape[-1], name="head")
+    dense.build(kernel.shape[:1])
+    dense.set_weights([kernel, bias])
+    inputs = tf.nest.map_structure(
+        lambda t: keras.Input(t.shape[1:], dtype=t.dtype.name), x
+    )
+    return keras.Model(inputs, dense(body(inputs)), name=body.name)

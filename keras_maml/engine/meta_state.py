@@ -1,0 +1,242 @@
+"""What a `MetaModel` keeps besides its settings and its learner."""
+
+import keras
+import tensorflow as tf
+
+from keras_maml import adaptation
+from keras_maml.engine import combinations
+from keras_maml.engine import inner_loss
+from keras_maml.engine import learner_checks
+from keras_maml.engine import prototypes
+from keras_maml.engine.per_step_norm import PerStepNorm
+from keras_maml.engine.task_learner import TaskLearner
+from keras_maml.theta import Theta
+from keras_maml.validation import check_integer
+
+
+class MetaState:
+    """The state of one `MetaModel`, out of sight of Keras's tracking.
+
+    Keras would save layers that are an attribute of a model a second time. The
+    variables below are the model's own, which Keras saves as any others.
+
+    Args:
+        meta_model: a `MetaModel`.
+        adapted_weights: what the model was told, layers included.
+
+    Attributes:
+        built: bool. Whether the variables are there.
+        parameters: list of variables, what the inner optimizer learns.
+        per_step_norm: a `PerStepNorm`, or `None`.
+        scales: list of variables, the per-step scales and shifts.
+        statistics: dict of variables, the per-step statistics, by position in
+            the learner's state.
+        input_signature: dict, the form of the last meta-batch, for `export`;
+            `None` before the first.
+        meta_gradient_for_now: a `MetaGradient` that stands in for the model's
+            setting for a time, see `FirstOrderUntil`; or `None`.
+        task_losses: list of tensors, the learner's own losses in the task that
+            is being traced; `None` outside of one.
+    """
+
+    def __init__(self, meta_model, adapted_weights):
+        self._meta_model = meta_model
+        self.adapted_weights = adapted_weights
+        self.built = False
+        self.parameters = []
+        self.per_step_norm = None
+        self.scales = []
+        self.statistics = {}
+        self.input_signature = None
+        self.meta_gradient_for_now = None
+        self.task_losses = None
+        self._learner_variables = []
+
+    @property
+    def meta_gradient(self):
+        """The `MetaGradient` in use."""
+        return self.meta_gradient_for_now or self._meta_model.meta_gradient
+
+    def build(self):
+        """Makes the variables, once the learner is built."""
+        model = self._meta_model
+        # What cannot work is an error now, not in the middle of a trace.
+        learner_checks.check_layers(model.learner)
+        if not self.built:
+            if model.normalization == "per_step":
+                self._build_per_step_norm()
+            self.parameters = [
+                model.add_weight(
+                    shape=value.shape,
+                    initializer=_Array(value),
+                    name=f"inner_optimizer_{i}",
+                )
+                for i, value in enumerate(self._initial_parameters())
+            ]
+            self._learner_variables = _identities(model.learner)
+            self.built = True
+        combinations.check_built(model, self.positions(), self.parameters)
+
+    def check(self):
+        """Raises `ValueError` if the variables no longer fit the settings.
+
+        They were made in the number and order that the learner's variables had
+        when the model was built.
+        """
+        model = self._meta_model
+        combinations.check(model)
+        per_step = model.normalization == "per_step"
+        wanted = [tuple(value.shape) for value in self._initial_parameters()]
+        changed = per_step != (self.per_step_norm is not None) or wanted != [
+            tuple(variable.shape) for variable in self.parameters
+        ]
+        if self.parameters or per_step:
+            now = _identities(model.learner)
+            changed = changed or now != self._learner_variables
+        if changed:
+            raise ValueError(
+                "Learned rates and per-step normalisation belong to the "
+                "learner's variables as they were when the `MetaModel` was "
+                "built. Freeze layers and choose `inner_optimizer`, "
+                "`inner_steps` and `normalization` before. Received: other "
+                "variables or settings"
+            )
+
+    def positions(self):
+        """Which of the learner's trainable variables adapt."""
+        positions = adaptation.adapted_positions(
+            self._meta_model.learner, self.adapted_weights
+        )
+        if self.per_step_norm is None:
+            return positions
+        # The rows of all steps move in the outer loop alone.
+        moving = [i for i in positions if i not in self.per_step_norm.scales]
+        if not moving:
+            raise ValueError(
+                '`normalization="per_step"` leaves the scales of batch '
+                "normalisation to the outer loop, and `adapted_weights` "
+                "selects nothing else. "
+                f"Received: adapted_weights={self.adapted_weights!r}"
+            )
+        return moving
+
+    def variables(self):
+        """The variables of θ, a `Theta`."""
+        learner = self._meta_model.learner
+        return Theta(
+            list(learner.trainable_variables), self.parameters, self.scales
+        )
+
+    def theta(self):
+        """The values of θ, a `Theta` of tensors."""
+        return tf.nest.map_structure(
+            lambda variable: tf.convert_to_tensor(variable.value),
+            self.variables(),
+        )
+
+    def statistics_values(self):
+        """The values of the per-step statistics, by position in the state."""
+        return {
+            i: tf.convert_to_tensor(variable.value)
+            for i, variable in self.statistics.items()
+        }
+
+    def task_learner(
+        self,
+        *,
+        training,
+        steps=None,
+        support_y=None,
+        support_loss=None,
+        inner_batch_size=None,
+    ):
+        """A `TaskLearner` of the model's settings as they are now.
+
+        Args:
+            training: bool, what the learner's layers are told.
+            steps: int, the inner steps. Defaults to `inner_steps` if
+                `training`, and to `evaluation_steps` otherwise.
+            support_y: tensor, the support targets of the meta-batch, needed
+                for heads from prototypes.
+            support_loss: function, see `TaskLearner`. Defaults to the model's
+                inner loss.
+            inner_batch_size: int. Defaults to the model's.
+        """
+        model = self._meta_model
+        self.check()
+        if steps is not None:
+            check_integer("inner_steps", steps, minimum=0)
+        elif training or model.evaluation_steps is None:
+            steps = model.inner_steps
+        else:
+            steps = model.evaluation_steps
+        if support_loss is None:
+            support_loss = inner_loss.resolve(
+                model.inner_loss, getattr(model, "loss", None)
+            )
+        n_way = None
+        if model.head_init is not None:
+            n_way = prototypes.count_classes(support_y)
+        return TaskLearner(
+            model,
+            support_loss=support_loss,
+            steps=steps,
+            training=training,
+            inner_batch_size=inner_batch_size or model.inner_batch_size,
+            n_way=n_way,
+        )
+
+    def _build_per_step_norm(self):
+        model = self._meta_model
+        self.per_step_norm = PerStepNorm(model.learner)
+        rows = max(model.inner_steps, 1)
+
+        def add(kind, i, first, trainable):
+            return model.add_weight(
+                shape=(rows, *first.shape),
+                initializer=first,
+                trainable=trainable,
+                name=f"per_step_{kind}_{i}",
+            )
+
+        self.scales = [
+            add("scale", i, first, True)
+            for i, first in enumerate(self.per_step_norm.first_scales)
+        ]
+        statistics = zip(
+            self.per_step_norm.statistics,
+            self.per_step_norm.first_statistics,
+            strict=True,
+        )
+        self.statistics = {
+            position: add("statistic", i, first, False)
+            for i, (position, first) in enumerate(statistics)
+        }
+
+    def _initial_parameters(self):
+        model = self._meta_model
+        variables = model.learner.trainable_variables
+        return model.inner_optimizer.parameters(
+            [variables[i] for i in self.positions()],
+            max(model.inner_steps, 1),
+        )
+
+
+def _identities(learner):
+    return [
+        [id(v) for v in variables]
+        for variables in (
+            learner.trainable_variables,
+            learner.non_trainable_variables,
+        )
+    ]
+
+
+class _Array(keras.initializers.Initializer):
+    """An array as it is."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, shape, dtype=None):
+        return tf.constant(self.value, dtype)

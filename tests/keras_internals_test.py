@@ -1,0 +1,199 @@
+"""What breaks when Keras or TensorFlow takes away a name we lean on.
+
+A test that fails here after an update says which function of
+`keras_maml/keras_internals.py` to mend, and what it is needed for.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_maml import keras_internals
+from tests.sample_models import regression_model
+from tests.sample_models import small_mlp
+
+
+def test_all_layers_finds_those_inside_of_wrappers():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    learner = keras.Sequential(
+        [
+            keras.Input((4, 3)),
+            keras.layers.TimeDistributed(inner),
+            keras.layers.Bidirectional(keras.layers.GRU(2)),
+        ]
+    )
+    found = {type(e).__name__ for e in keras_internals.all_layers(learner)}
+    assert {"Dense", "GRU", "GRUCell", "TimeDistributed"} <= found
+    assert learner in keras_internals.all_layers(learner)
+    assert learner not in keras_internals.all_layers(
+        learner, include_self=False
+    )
+
+
+def test_forget_losses_empties_what_layers_added():
+    class Adds(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(keras.ops.sum(inputs))
+            return inputs
+
+    learner = keras.Sequential([keras.Input((2,)), Adds()])
+    learner(np.ones((1, 2), "float32"))
+    assert len(learner.losses) == 1
+    keras_internals.forget_losses(learner)
+    assert not learner.losses
+
+
+def test_masks_hang_on_outputs_and_are_heeded_by_losses():
+    embedded = keras.layers.Embedding(3, 2, mask_zero=True)(
+        tf.constant([[1, 0]])
+    )
+    mask = keras_internals.get_mask(embedded)
+    np.testing.assert_array_equal(mask, [[True, False]])
+    assert keras_internals.get_mask(tf.zeros([1])) is None
+    outputs = tf.constant([[[1.0], [5.0]]])
+    keras_internals.set_mask(outputs, mask)
+    loss = keras.losses.MeanSquaredError(reduction="mean")
+    # Only the first step counts; Keras divides by what the mask leaves.
+    assert float(loss(tf.zeros([1, 2, 1]), outputs)) == pytest.approx(1.0)
+
+
+def test_seed_variables_are_known_by_their_generator():
+    class NamedAlike(keras.layers.Layer):
+        def build(self, input_shape):
+            self.counter = self.add_weight(
+                shape=(2,),
+                dtype="int32",
+                trainable=False,
+                initializer="zeros",
+                name="seed_generator_state",
+            )
+
+        def call(self, inputs):
+            return inputs
+
+    dropout = keras.layers.Dropout(0.5)
+    learner = keras.Sequential([keras.Input((2,)), dropout, NamedAlike()])
+    [seed] = keras_internals.seed_variables(learner)
+    assert seed is dropout.seed_generator.state
+
+
+def test_a_draw_moves_the_seed_on_by_the_increment():
+    generator = keras.random.SeedGenerator(7)
+    before = np.array(generator.state.value)
+    keras.random.uniform((1,), seed=generator)
+    np.testing.assert_array_equal(
+        generator.state.value, before + keras_internals.SEED_INCREMENT
+    )
+
+
+def test_lora_variables_are_known():
+    dense = keras.layers.Dense(4)
+    dense.build((None, 4))
+    dense.enable_lora(2)
+    lora = [keras_internals.is_lora(v) for v in dense.trainable_variables]
+    # The bias, and the two small matrices.
+    assert sorted(lora) == [False, True, True]
+
+
+def test_inputs_that_are_left_alone_keep_their_dtype():
+    class Dtype(keras.Model):
+        def call(self, inputs):
+            self.seen = inputs["a"].dtype
+            return keras.ops.cast(inputs["a"], "float32")
+
+    model = Dtype()
+    keras_internals.leave_inputs_alone(model)
+    model({"a": np.ones((1, 2), "float64")})
+    assert model.seen == np.float64
+
+
+def test_fit_starts_at_the_first_epoch_after_a_backup(tmp_path):
+    model = small_mlp()
+    model.compile("sgd", "mse")
+    x, y = np.ones((2, 1), "f"), np.ones((2, 1), "f")
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[backup, Stop()])
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[backup])
+    assert history.epoch == [1]
+    # This is what Keras remembers, and what is to be forgotten.
+    keras_internals.start_at_first_epoch(model)
+    assert model.fit(x, y, epochs=2, verbose=0).epoch == [0, 1]
+
+
+def test_loss_and_metrics_of_a_compiled_model():
+    model = regression_model()
+    tracker = keras_internals.loss_tracker(model)
+    assert isinstance(tracker, keras.metrics.Mean)
+    assert tracker.name == "loss"
+    metrics = keras_internals.unbuilt_metrics(model)
+    assert metrics is not None
+    metrics.build(tf.zeros([1, 1, 1]), tf.zeros([1, 1, 1]))
+    assert keras_internals.unbuilt_metrics(model) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [("auto", None), (False, False), (True, True)]
+)
+def test_jit_compile_tells_auto_from_no(asked, given):
+    if tf.config.list_physical_devices("GPU") and asked == "auto":
+        given = True
+    model = regression_model()
+    model.compile("sgd", "mse", jit_compile=asked)
+    assert model.jit_compile is given
+    loaded = type(model).from_config(model.get_config())
+    loaded.compile_from_config(model.get_compile_config())
+    assert loaded.jit_compile is given
+
+
+def test_graph_functions_of_a_layer():
+    class Layer(keras.layers.Layer):
+        @tf.function
+        def call(self, inputs):
+            return inputs
+
+    assert keras_internals.graph_functions(Layer()) == ["call"]
+    layer = keras.layers.Dense(1)
+    assert not keras_internals.graph_functions(layer)
+    layer.helper = tf.function(lambda x: x)
+    assert keras_internals.graph_functions(layer) == ["helper"]
+    model = small_mlp()
+    model.compile("sgd", "mse")
+    model.predict(np.ones((1, 1)), verbose=0)
+    assert not keras_internals.graph_functions(model)
+
+
+def test_what_tensorflow_says_when_it_cannot_vectorize():
+    with pytest.raises(Exception, match="pfor") as caught:
+        tf.function(
+            lambda x: tf.vectorized_map(
+                lambda v: tf.random.stateless_uniform([2], v),
+                x,
+                fallback_to_while_loop=False,
+            )
+        )(tf.constant([[1, 2], [3, 4]]))
+    assert keras_internals.is_vectorization_error(caught.value)
+    assert not keras_internals.is_vectorization_error(ValueError("other"))
+
+
+def test_operations_without_a_kernel_of_xla():
+    def function(fn):
+        return tf.function(fn).get_concrete_function(tf.TensorSpec([3, 3]))
+
+    found = keras_internals.operations_without_xla
+    assert found(function(tf.math.special.dawsn)) == ["Dawsn"]
+    nested = tf.function(lambda x: tf.math.special.bessel_j0(x) + 1.0)
+    assert found(function(lambda x: nested(x) * 2.0)) == ["BesselJ0"]
+    assert found(function(lambda x: tf.nn.relu(x @ x))) == []
+
+
+@pytest.mark.parametrize("name", sorted(keras_internals.REPLACED_FUNCTIONS))
+def test_replaced_functions_are_there(name):
+    assert callable(getattr(keras_internals.REPLACED_FUNCTIONS[name], name))
