@@ -173,13 +173,13 @@ class MetaModel(MetaTrainer, keras.Model):
                 f"Received: learner={learner!r}"
             )
         check_integer("inner_steps", inner_steps, minimum=0)
-        for name, value, minimum in (
+        for argument, value, minimum in (
             ("evaluation_steps", evaluation_steps, 0),
             ("task_parallelism", task_parallelism, 1),
             ("inner_batch_size", inner_batch_size, 1),
         ):
             if value is not None:
-                check_integer(name, value, minimum)
+                check_integer(argument, value, minimum)
         check_choice("head_init", head_init, (None, "prototypes"))
         check_choice("normalization", normalization, normalization_lib.MODES)
         check_choice("task_map", task_map, task_map_lib.MODES)
