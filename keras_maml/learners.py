@@ -5,6 +5,12 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_seed
+from keras_maml.validation import layer_seed
+
+__all__ = ["conv4", "mlp"]
+
 
 def mlp(
     input_shape: Sequence[int] = (1,),
@@ -37,7 +43,8 @@ def mlp(
         `(batch, outputs)`.
 
     Raises:
-        ValueError: if a size is not a positive integer.
+        ValueError: if a size is not a positive integer or `seed` is not an
+            integer between 0 and 2**32 - 1.
 
     Example:
 
@@ -53,14 +60,16 @@ def mlp(
         TensorFlow's truncated normal of the released code is cut at two
         standard deviations and not rescaled, and so is Keras's.
     """
-    input_shape = tuple(input_shape)
-    _check_positive("input_shape", *input_shape)
-    _check_positive("hidden_units", *hidden_units)
-    _check_positive("outputs", outputs)
+    input_shape = [check_integer("input_shape", size) for size in input_shape]
+    hidden_units = [
+        check_integer("hidden_units", size) for size in hidden_units
+    ]
+    outputs = check_integer("outputs", outputs)
+    seed = check_seed(seed)
 
     def dense(units, index, **kwargs):
         initializer = keras.initializers.TruncatedNormal(
-            stddev=kernel_stddev, seed=_layer_seed(seed, index)
+            stddev=kernel_stddev, seed=layer_seed(seed, index)
         )
         return layers.Dense(units, kernel_initializer=initializer, **kwargs)
 
@@ -114,7 +123,8 @@ def conv4(
 
     Raises:
         ValueError: if `input_shape` does not have three axes, is too small for
-            four poolings, or a size is not a positive integer.
+            four poolings, a size is not a positive integer or `seed` is not an
+            integer between 0 and 2**32 - 1.
 
     Example:
 
@@ -136,10 +146,11 @@ def conv4(
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape}"
         )
-    _check_positive("input_shape", *input_shape)
+    input_shape = [check_integer("input_shape", size) for size in input_shape]
     if n_way is not None:
-        _check_positive("n_way", n_way)
-    _check_positive("filters", filters)
+        n_way = check_integer("n_way", n_way)
+    filters = check_integer("filters", filters)
+    seed = check_seed(seed)
     if max_pool and min(input_shape[:2]) < 16:
         raise ValueError(
             "With `max_pool=True`, `input_shape` must be at least 16 by 16: "
@@ -156,7 +167,7 @@ def conv4(
                 strides=1 if max_pool else 2,
                 padding="same",
                 kernel_initializer=keras.initializers.GlorotUniform(
-                    _layer_seed(seed, i)
+                    layer_seed(seed, i)
                 ),
                 name=f"conv{i + 1}",
             )
@@ -172,29 +183,13 @@ def conv4(
     if n_way is None:
         return model
     if max_pool and head_stddev is None:
-        head_initializer = keras.initializers.GlorotUniform(
-            _layer_seed(seed, 4)
-        )
+        head_initializer = keras.initializers.GlorotUniform(layer_seed(seed, 4))
     else:
         head_initializer = keras.initializers.RandomNormal(
             stddev=1.0 if head_stddev is None else head_stddev,
-            seed=_layer_seed(seed, 4),
+            seed=layer_seed(seed, 4),
         )
     model.add(
         layers.Dense(n_way, kernel_initializer=head_initializer, name="head")
     )
     return model
-
-
-def _layer_seed(seed, index):
-    # Layers of equal shape must not start equal.
-    return 1000 * seed + index
-
-
-def _check_positive(name, *values):
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"`{name}` must be made of positive integers. "
-                f"Received: {name}={values[0] if len(values) == 1 else values}"
-            )
