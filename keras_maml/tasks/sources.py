@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maml.tasks.class_pool import ClassPool
+from keras_maml.tasks.image_files import find_images
 from keras_maml.tasks.loading import Preprocess
 from keras_maml.tasks.loading import read_all
 from keras_maml.tasks.preprocessing import to_uint8
+from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 
-# What `tf.io.decode_image` reads.
-_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _CHANNELS = {"grayscale": 1, "rgb": 3}
 
 
@@ -68,13 +68,16 @@ def from_folder(
     image_size: int | tuple[int, int] | None = None,
     color_mode: str = "rgb",
     preprocess: Preprocess | None = None,
+    follow_links: bool = False,
 ) -> ClassPool:
     """Makes a pool of classes from a folder of class folders of images.
 
     Each folder that holds images, at any depth, is a class named by its path:
     `path/cat/1.png` is of class `cat`, `path/Greek/alpha/1.png` of class
-    `Greek/alpha`. Read are BMP, GIF, JPEG and PNG files; files of other
-    extensions and hidden files are passed over.
+    `Greek/alpha`. An image is a regular file that ends in `.bmp`, `.gif`,
+    `.jpeg`, `.jpg` or `.png`. Files of other extensions, hidden files and
+    hidden folders are passed over. A pipe, socket or device with an image's
+    extension is an error; a folder with such a name is a folder like any other.
 
     Args:
         path: path-like. The folder.
@@ -85,15 +88,21 @@ def from_folder(
         preprocess: function of one image, a uint8 tensor of shape
             `(height, width, channels)`, in TensorFlow operations, applied once,
             after the resize. Defaults to `None`.
+        follow_links: bool. Whether a symbolic link counts as the folder or
+            image that it leads to. With `False`, such a link is an error, and
+            so is a link that leads nowhere. Links to other files are passed
+            over. Defaults to `False`.
 
     Returns:
         A `ClassPool`.
 
     Raises:
         ValueError: If `path` is not a folder, holds no images or has images
-            beside the class folders, an image cannot be read (the error names
-            it) or has another size than the first, or `image_size` or
-            `color_mode` is impossible.
+            beside the class folders; if an image is no regular file, cannot be
+            read or has another size than the first; if `path` holds a symbolic
+            link and `follow_links` is `False`, or links form a loop or lead
+            nowhere; or if `image_size`, `color_mode` or `follow_links` is
+            impossible. The error names the file or link.
 
     Example:
 
@@ -115,7 +124,8 @@ def from_folder(
             f"color_mode={color_mode!r}"
         )
     size = None if image_size is None else _check_image_size(image_size)
-    paths, labels = _find_images(pathlib.Path(path))
+    check_bool("follow_links", follow_links)
+    paths, labels = find_images(pathlib.Path(path), follow_links)
 
     def read(file):
         image = tf.io.decode_image(
@@ -146,30 +156,3 @@ def _check_image_size(image_size):
             f"image_size={image_size!r}"
         )
     return [check_integer("image_size", length) for length in size]
-
-
-def _find_images(root):
-    if not root.is_dir():
-        raise ValueError(f"`path` must be a folder. Received: path={str(root)}")
-    paths = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in _EXTENSIONS
-        # Editors and notebooks keep copies in hidden folders.
-        and not any(
-            part.startswith(".") for part in path.relative_to(root).parts
-        )
-    )
-    if not paths:
-        raise ValueError(
-            f"`path` must hold folders of {', '.join(_EXTENSIONS)} images; "
-            f"there is none. Received: path={str(root)}"
-        )
-    labels = [path.parent.relative_to(root).as_posix() for path in paths]
-    if "." in labels:
-        raise ValueError(
-            "Each image must be in the folder of its class; "
-            f"{paths[labels.index('.')].name} is in none. Received: "
-            f"path={str(root)}"
-        )
-    return [str(path) for path in paths], labels
