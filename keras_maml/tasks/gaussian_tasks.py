@@ -1,15 +1,12 @@
 """A distribution over distributions: Gaussian tasks drawn from a Gaussian."""
 
 import math
-import os
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_maml.tasks import gaussian_plot
 from keras_maml.tasks.task_distribution import BLOCK
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
@@ -162,41 +159,6 @@ class GaussianTasks(TaskDistribution):
         if self.kind == "density":
             return {"mean": first, "log_sigma": second}
         return {"weights": first, "bias": second[0]}
-
-    def plot(
-        self,
-        indices: Sequence[int] = range(5),
-        path: str | os.PathLike | None = None,
-        ax: Any = None,
-    ) -> Any:
-        """Draws P, the p_i of some episodes and their points.
-
-        For a density of dimension 2, in the plane of the points: P over the μ
-        (grey, out to 1, 2 and 3 standard deviations), each p_i (1 and 2). For a
-        regression of dimension 1, in the plane of x and y: where P expects y
-        (likewise), each p_i's line with `noise` about it. Support points are
-        full, query points hollow. Needs matplotlib.
-
-        Args:
-            indices: sequence of ints. Which episodes. Defaults to `range(5)`.
-            path: path-like. Where to save the picture. Defaults to `None`.
-            ax: matplotlib axes to draw on. Defaults to `None`, a new figure.
-
-        Returns:
-            The matplotlib axes.
-
-        Raises:
-            ValueError: If the dimension cannot be drawn, or an index is
-                negative or not an integer.
-        """
-        drawable = 2 if self.kind == "density" else 1
-        if self.dimension != drawable:
-            raise ValueError(
-                f"Of kind {self.kind!r}, only tasks of dimension {drawable} "
-                f"can be drawn. Received: dimension={self.dimension}"
-            )
-        indices = [check_integer("indices", i, minimum=0) for i in indices]
-        return gaussian_plot.plot(self, indices, path, ax)
 
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         seeds = split_seed(seed, 3)

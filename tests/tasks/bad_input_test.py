@@ -111,17 +111,6 @@ TABLE = {
         "`index`",
         "index='0'",
     ),
-    "plot dimension": (
-        lambda: t.GaussianTasks(dimension=3).plot(),
-        "dimension 2",
-        "dimension=3",
-    ),
-    "plot line dimension": (
-        lambda: t.GaussianTasks(kind="regression").plot(),
-        "dimension 1",
-        "dimension=2",
-    ),
-    "plot index": (lambda: t.GaussianTasks().plot([-1]), "`indices`", "=-1"),
     # Glyphs.
     "glyphs n_way": (lambda: t.Glyphs(0), "`n_way`", "n_way=0"),
     "glyphs k_shot": (lambda: t.Glyphs(5, 0), "`k_shot`", "k_shot=0"),
