@@ -91,13 +91,18 @@ def test_folder_named_as_an_image(tmp_path):
 def test_folder_examples_are_of_their_class(tmp_path):
     for value in range(12):
         write(tmp_path / f"class {value % 4}" / f"{value}.png", value)
+    # An episode of all of them.
     source = tasks.from_folder(tmp_path).episodes(4, 1, 2)
-    for index in range(3):
-        names = source.classes(index)
-        x, y = source.episode(index)
-        for image, label in zip(x["query_x"], y, strict=True):
-            value = round(255 * image[0, 0, 0])
-            assert names[label] == f"class {value % 4}"
+    names = source.classes(0)
+    x, y = source.episode(0)
+    seen = set()
+    for image, label in zip(
+        [*x["support_x"], *x["query_x"]], [*x["support_y"], *y], strict=True
+    ):
+        value = round(255 * image[0, 0, 0])
+        assert names[label] == f"class {value % 4}"
+        seen.add(value)
+    assert seen == set(range(12))
 
 
 @pytest.mark.parametrize(
