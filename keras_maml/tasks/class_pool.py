@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_maml.tasks.episodes import Episodes
 from keras_maml.tasks.labelled_examples import LabelledExamples
@@ -54,8 +55,8 @@ class ClassPool:
 
     def __init__(
         self,
-        x: np.typing.ArrayLike,
-        labels: np.typing.ArrayLike,
+        x: ArrayLike,
+        labels: ArrayLike,
         class_names: Sequence[str] | None = None,
     ) -> None:
         self._examples = LabelledExamples(x, labels, class_names)

@@ -1,12 +1,11 @@
 """Classification tasks over a pool of classes."""
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
 from keras_maml.tasks.labelled_examples import LabelledExamples
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import permutations
 from keras_maml.tasks.task_distribution import split_seed
@@ -132,7 +131,7 @@ class Episodes(TaskDistribution):
                 drawn[f"{part}_turns"] = tf.gather(turns, labels, batch_dims=1)
         return drawn
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         x = {
             "support_x": self._gather(drawn, "support"),
             "support_y": drawn["support_y"],

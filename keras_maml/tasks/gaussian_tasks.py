@@ -1,13 +1,14 @@
 """A distribution over distributions: Gaussian tasks drawn from a Gaussian."""
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import split_points
@@ -86,7 +87,7 @@ class GaussianTasks(TaskDistribution):
         *,
         kind: str = "density",
         dimension: int = 2,
-        covariance: Any = None,
+        covariance: ArrayLike | None = None,
         noise: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -111,7 +112,9 @@ class GaussianTasks(TaskDistribution):
 
     @staticmethod
     @keras.saving.register_keras_serializable(package="keras_maml")
-    def negative_log_likelihood(y_true: Any, y_pred: Any) -> Any:
+    def negative_log_likelihood(
+        y_true: tf.Tensor, y_pred: tf.Tensor
+    ) -> tf.Tensor:
         """Scores predicted parameters of a density on points drawn from it.
 
         A loss function for `compile` or `inner_loss`, to be used with
@@ -177,7 +180,7 @@ class GaussianTasks(TaskDistribution):
             y += self.noise * normal(seeds[2], [*shape, 1])
         return {"parameters": parameters, "x": x, "y": y}
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         return split_points(drawn["x"], drawn["y"], self.k_shot)
 
 

@@ -2,12 +2,12 @@
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import permutations
@@ -106,7 +106,7 @@ class Glyphs(TaskDistribution):
             "ink": ink,
         }
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         images = _render(
             drawn["strokes"][0],
             drawn["ink"][0],

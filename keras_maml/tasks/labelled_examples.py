@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 
 class LabelledExamples:
@@ -32,8 +33,8 @@ class LabelledExamples:
 
     def __init__(
         self,
-        x: np.typing.ArrayLike,
-        labels: np.typing.ArrayLike,
+        x: ArrayLike,
+        labels: ArrayLike,
         class_names: Sequence[str] | None = None,
     ) -> None:
         array = _check_examples(np.asarray(x))

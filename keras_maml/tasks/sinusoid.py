@@ -1,11 +1,11 @@
 """The sinusoid tasks of the MAML paper."""
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import split_points
@@ -99,5 +99,5 @@ class Sinusoid(TaskDistribution):
             y += normal(seeds[3], shape, self.noise)
         return {"amplitude": amplitude, "phase": phase, "x": x, "y": y}
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         return split_points(drawn["x"], drawn["y"], self.k_shot)

@@ -3,10 +3,10 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from keras_maml.tasks.class_pool import ClassPool
 from keras_maml.tasks.image_files import find_images
@@ -20,8 +20,8 @@ _CHANNELS = {"grayscale": 1, "rgb": 3}
 
 
 def from_arrays(
-    x: Any,
-    labels: Any,
+    x: ArrayLike,
+    labels: ArrayLike,
     *,
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
@@ -52,14 +52,14 @@ def from_arrays(
     >>> pool.num_classes, pool.counts.tolist()
     (2, [20, 20])
     """
-    x = np.asarray(x)
-    if preprocess is not None and x.ndim:
-        (x,) = read_all(
-            tf.data.Dataset.from_tensor_slices(x),
+    array = np.asarray(x)
+    if preprocess is not None and array.ndim:
+        (array,) = read_all(
+            tf.data.Dataset.from_tensor_slices(array),
             lambda example: (preprocess(example),),
             lambda index: f"x[{index}]",
         )
-    return ClassPool(x, labels, class_names)
+    return ClassPool(array, labels, class_names)
 
 
 def from_folder(

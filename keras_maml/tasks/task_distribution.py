@@ -1,6 +1,7 @@
 """What every source of tasks has in common."""
 
-from typing import Any
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,11 @@ BLOCK = 64
 # One generator on every kind of machine; left to itself, TensorFlow may choose
 # another one where there is an accelerator.
 _ALGORITHM = "philox"
+
+# `(x, y)` with `x` of "support_x", "support_y" and "query_x", as arrays for one
+# episode and as tensors, with a leading axis, for several.
+Episode = tuple[dict[str, np.ndarray], np.ndarray]
+EpisodeTensors = tuple[dict[str, tf.Tensor], tf.Tensor]
 
 
 class TaskDistribution:
@@ -60,7 +66,7 @@ class TaskDistribution:
     def __init__(self, seed: int = 0) -> None:
         self.seed = check_seed(seed)
         # The next episode's number and an iterator that is about to give it.
-        self._stream: tuple[int, Any] | None = None
+        self._stream: tuple[int, Iterator[EpisodeTensors]] | None = None
         # Traced once, not again by each `batch` and `episode`.
         self._draw_function = tf.function(
             lambda block: self._draw(
@@ -73,7 +79,7 @@ class TaskDistribution:
             lambda drawn: self._realize(drawn), autograph=False
         )
 
-    def episode(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def episode(self, index: int) -> Episode:
         """Draws one episode.
 
         Args:
@@ -157,9 +163,7 @@ class TaskDistribution:
         """Draws the random numbers of `BLOCK` episodes."""
         raise NotImplementedError
 
-    def _realize(
-        self, drawn: dict[str, tf.Tensor]
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         """Turns drawn numbers into the data of their episodes."""
         raise NotImplementedError
 
@@ -194,15 +198,17 @@ def split_seed(seed: tf.Tensor, number: int) -> list[tf.Tensor]:
 
 
 def uniform(
-    seed: tf.Tensor, shape: Any, low: Any = 0.0, high: Any = 1.0
-) -> Any:
+    seed: tf.Tensor, shape: Sequence[int], low: float = 0.0, high: float = 1.0
+) -> tf.Tensor:
     """Draws float32 numbers, uniform in [low, high)."""
     return tf.random.stateless_uniform(
         shape, seed, minval=low, maxval=high, alg=_ALGORITHM
     )
 
 
-def normal(seed: tf.Tensor, shape: Any, stddev: Any = 1.0) -> Any:
+def normal(
+    seed: tf.Tensor, shape: Sequence[int], stddev: float = 1.0
+) -> tf.Tensor:
     """Draws float32 numbers, normal with mean 0."""
     return tf.random.stateless_normal(
         shape, seed, stddev=stddev, alg=_ALGORITHM
@@ -218,7 +224,7 @@ def _without_first_axis(element):
     return tf.nest.map_structure(lambda value: value[0].numpy(), element)
 
 
-def split_points(x: tf.Tensor, y: tf.Tensor, support: int) -> Any:
+def split_points(x: tf.Tensor, y: tf.Tensor, support: int) -> EpisodeTensors:
     """Episodes `(x, y)` of which the first `support` points are to learn from.
 
     Args:
