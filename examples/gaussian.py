@@ -1,10 +1,10 @@
 """A distribution over distributions: whole densities from a handful of points.
 
 A draw from a zero-mean Gaussian P is the parameters of a distribution p_i, and
-draws from p_i are its points. Meta-trains a network so that a few gradient
-steps on some points of a p_i that it has never seen give p_i's parameters. It
-ends with a table of estimates, beside what statistics has to offer, and a
-picture of P, some p_i, their points and the estimates.
+draws from p_i are its points. The example meta-trains a network: a few gradient
+steps on points of an unseen p_i estimate the parameters of p_i. At the end, a
+table compares these estimates with those of classical statistics, and a picture
+shows P, some p_i, their points and the estimates.
 
     python examples/gaussian.py
     python examples/gaussian.py --k_shot=10 --iterations=20000
@@ -85,8 +85,8 @@ TEST_START = 1 << 41
 def make_model(config):
     """A network whose output, for the input 1, is the estimate of (μ, log σ).
 
-    With hidden layers, unlike with a mere vector of four numbers, the meaning
-    of a gradient step on them can be learned.
+    Four numbers without hidden layers would do as an estimate, but hidden
+    layers let the network learn what a gradient step changes.
     """
     return keras_maml.MetaModel(
         keras_maml.learners.mlp(outputs=4, kernel_stddev=0.1, seed=config.seed),
@@ -146,8 +146,8 @@ def maximum_likelihood(points):
 def posterior_mode(points, covariance):
     """The likeliest (μ, log σ), given the points and P.
 
-    Alternates between the two, each exact given the other, for a P in which
-    all of them are independent.
+    Alternates between μ and log σ: each step solves for one exactly, given the
+    other. P must have independent parameters.
     """
     points = np.asarray(points, "float64")
     variance_mean, variance_log = np.split(np.diag(covariance), 2)
@@ -236,7 +236,7 @@ def draw(meta_model, gaussians, path, count=4):
         axis = tasks_axis
         axis.plot(*points.T, "o", color=color, markersize=4, fillstyle="none")
     before.set_title("Before adaptation, one estimate for all")
-    # It belongs to no task, hence to no colour.
+    # This estimate belongs to no task, so it has no task's colour.
     draw_densities(before, estimate(meta_model, x, 0)[:1], ["black"], "--")
     steps = meta_model.inner_steps
     after.set_title(f"After {steps} gradient step{'s' * (steps != 1)}")

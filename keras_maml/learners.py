@@ -25,17 +25,17 @@ def mlp(
     """A fully connected network, by default the paper's for the sinusoid.
 
     Args:
-        input_shape: tuple of ints, the shape of one example. More than one
-            axis is flattened. Defaults to `(1,)`.
+        input_shape: tuple of ints, the shape of one example. The network
+            flattens an example of several axes. Defaults to `(1,)`.
         hidden_units: tuple of ints, the hidden layers' sizes. Defaults to
             `(40, 40)`.
         outputs: int, the size of the output, which is linear. Defaults to `1`.
-        batch_normalization: bool. Normalise before each ReLU, with an offset
-            and no scale, as the paper's non-convolutional Omniglot network
-            does. Defaults to `False`.
-        kernel_stddev: float, standard deviation of the truncated normal from
-            which the kernels are drawn. Defaults to `0.01`.
-        seed: int, of the kernels' initial values. Defaults to `0`.
+        batch_normalization: bool. Whether to normalise before each ReLU, with
+            an offset and no scale, as in the paper's non-convolutional Omniglot
+            network. Defaults to `False`.
+        kernel_stddev: float, standard deviation of the truncated normal
+            distribution of the kernels. Defaults to `0.01`.
+        seed: int, the seed of the kernels' initial values. Defaults to `0`.
         name: string.
 
     Returns:
@@ -57,8 +57,8 @@ def mlp(
 
     Reference:
         Finn et al., 2017, sections 5.1 (1-40-40-1) and 5.2 (256-128-64-64).
-        TensorFlow's truncated normal of the released code is cut at two
-        standard deviations and not rescaled, and so is Keras's.
+        The released code draws from TensorFlow's truncated normal, which cuts
+        at two standard deviations and does not rescale. Keras's does the same.
     """
     input_shape = [check_integer("input_shape", size) for size in input_shape]
     hidden_units = [
@@ -98,23 +98,26 @@ def conv4(
 ) -> keras.Model:
     """The paper's network of four convolutions, strided or max-pooled.
 
-    Strided (Omniglot): four times a 3×3 convolution of stride 2, batch
-    normalisation and ReLU, then the mean over the remaining pixels. Max-pooled
-    (mini-ImageNet, with `filters=32`): stride 1, and a 2×2 max-pooling after
-    each ReLU, then all remaining pixels. A linear layer gives the logits.
+    The strided form is for Omniglot: four times a 3×3 convolution of stride 2,
+    batch normalisation and ReLU, then the mean over the remaining pixels. The
+    max-pooled form is for mini-ImageNet, with `filters=32`: the convolutions
+    have stride 1, a 2×2 max-pooling follows each ReLU, and all remaining pixels
+    are features. In both forms, a linear layer gives the logits.
 
     Args:
         input_shape: tuple `(height, width, channels)`. Defaults to
             `(28, 28, 1)`.
-        n_way: int, the number of classes of a task; `None` leaves the linear
-            layer out, for `head_init="prototypes"`. Defaults to `5`.
-        filters: int, of each convolution. Defaults to `64`.
-        max_pool: bool, the max-pooled form. Defaults to `False`.
-        head_stddev: float, standard deviation of the normal from which the
-            last layer's kernel is drawn. Defaults to the paper's: `1.0` for
-            the strided form, Xavier (Glorot uniform) for the max-pooled one.
-            A smaller one, such as `0.1`, trains much faster.
-        seed: int, of the kernels' initial values. Defaults to `0`.
+        n_way: int, the number of classes of a task. `None` leaves out the
+            linear layer, for `head_init="prototypes"`. Defaults to `5`.
+        filters: int, the number of filters of each convolution. Defaults to
+            `64`.
+        max_pool: bool. Whether to build the max-pooled form. Defaults to
+            `False`.
+        head_stddev: float, standard deviation of the normal distribution of
+            the linear layer's kernel. Defaults to the paper's: `1.0` for the
+            strided form, Xavier (Glorot uniform) for the max-pooled form. A
+            smaller value, such as `0.1`, trains much faster.
+        seed: int, the seed of the kernels' initial values. Defaults to `0`.
         name: string.
 
     Returns:
@@ -137,8 +140,8 @@ def conv4(
 
     Reference:
         Finn et al., 2017, section 5.2, after Vinyals et al., 2016. As in the
-        released code: Xavier convolutions; batch normalisation with an offset
-        and no scale.
+        released code, the convolutions start from Xavier's distribution, and
+        batch normalisation has an offset and no scale.
     """
     input_shape = tuple(input_shape)
     if len(input_shape) != 3:

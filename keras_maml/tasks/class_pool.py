@@ -14,19 +14,21 @@ from keras_maml.validation import check_seed
 class ClassPool:
     """Labelled examples, grouped by class.
 
-    Made by `tasks.from_arrays`, `tasks.from_folder` or `tasks.from_tfds`. Pools
-    split from one another share the memory of their examples.
+    To make a pool, call `tasks.from_arrays`, `tasks.from_folder` or
+    `tasks.from_tfds`. Pools that come from one pool share the memory of its
+    examples.
 
-    Examples are kept as they come: `uint8` (images) stays `uint8` and is scaled
-    to [0, 1] float32 when an episode is drawn; other floats become float32;
-    other integers, such as tokens, are left alone.
+    The pool keeps `uint8` images as they are; an episode scales them to float32
+    in [0, 1]. Floats and booleans become float32. Other integers, such as
+    tokens, keep their dtype.
 
     Args:
         x: array of shape `(examples, *input_shape)`.
         labels: array of integers or strings, shape `(examples,)`. The number
             of examples may differ from class to class.
         class_names: sequence of strings, one for each distinct label in
-            ascending order, for error messages. Defaults to the labels.
+            ascending order. Errors and `Episodes.classes` use them. Defaults to
+            the labels.
 
     Attributes:
         num_classes: int.
@@ -82,21 +84,21 @@ class ClassPool:
         return np.asarray(self._examples.x)
 
     def split(self, *sizes: int, seed: int = 0) -> tuple["ClassPool", ...]:
-        """Deals the classes out to pools that have none in common.
+        """Splits the classes into pools that have no class in common.
 
         Args:
-            *sizes: ints. The number of classes of each pool. Classes left over
-                are in none.
+            *sizes: ints. The number of classes of each pool. Classes that are
+                left over are in no pool.
             seed: int. Shuffles the classes. Defaults to `0`.
 
         Returns:
             One `ClassPool` for each of `sizes`.
 
         Raises:
-            ValueError: If a size is not a positive integer, together they
-                exceed `num_classes`, `seed` is not an integer between 0 and
-                2**32 - 1, or the pool already has rotations as classes: split
-                first, so that no drawing is in two pools.
+            ValueError: If a size is not a positive integer, the sum of the
+                sizes exceeds `num_classes`, `seed` is not an integer between 0
+                and 2**32 - 1, or the pool already has rotations as classes. A
+                split after the rotations could put one drawing in two pools.
         """
         seed = check_seed(seed)
         sizes = tuple(check_integer("sizes", size) for size in sizes)
@@ -107,8 +109,7 @@ class ClassPool:
                 f"{sum(sizes)}"
             )
         self._examples.check_unrotated("Split first, then add rotations")
-        # `RandomState` and not a `Generator`: only its streams are promised
-        # never to change, and a split has to be the same in ten years.
+        # NumPy promises that `RandomState` never changes; `Generator` may.
         order = np.random.RandomState(seed).permutation(self.num_classes)
         ends = np.cumsum(sizes)
         return tuple(
@@ -132,7 +133,7 @@ class ClassPool:
         return self._of(self._examples.with_rotations())
 
     def with_at_least(self, examples: int) -> "ClassPool":
-        """Leaves out the classes that have fewer examples.
+        """Returns a pool of the classes that have this many examples or more.
 
         Args:
             examples: int. The number of examples that a class must have.
@@ -142,7 +143,7 @@ class ClassPool:
 
         Raises:
             ValueError: If `examples` is not a positive integer or no class has
-                as many.
+                that many.
         """
         examples = check_integer("examples", examples)
         classes = np.flatnonzero(self.counts >= examples)
@@ -165,17 +166,17 @@ class ClassPool:
         """Returns the distribution of n-way, k-shot tasks over these classes.
 
         Args:
-            n_way: int. Classes of an episode.
-            k_shot: int. Support examples of a class.
-            q_query: int. Query examples of a class, none of them in the support
-                set.
-            rotations: bool. Whether each class of an episode, support and query
-                alike, is turned by 0, 90, 180 or 270 degrees at random.
-                Defaults to `False`.
+            n_way: int. The number of classes of an episode.
+            k_shot: int. The number of support examples of a class.
+            q_query: int. The number of query examples of a class. No example is
+                in both sets.
+            rotations: bool. Whether to turn each class of an episode by 0, 90,
+                180 or 270 degrees at random. Support and query examples of a
+                class turn alike. Defaults to `False`.
             seed: int. See `TaskDistribution`. Defaults to `0`.
 
         Returns:
-            An `Episodes` object; see there.
+            An `Episodes` object.
 
         Raises:
             ValueError: See `Episodes`.

@@ -17,21 +17,21 @@ from keras_maml.validation import check_integer
 class Episodes(TaskDistribution):
     """n-way, k-shot classification tasks over the classes of a pool.
 
-    An episode draws `n_way` different classes and, of each, `k_shot` support
-    and `q_query` query examples, all different. A class's label is its place in
-    the draw, so labels mean something else in every episode, and the rows of
-    support and query are shuffled.
+    An episode draws `n_way` different classes. Of each class it draws `k_shot`
+    support examples and `q_query` query examples, all different. The label of a
+    class is its place in the draw, so a label means another class in every
+    episode. The rows of the support set and of the query set are shuffled.
 
-    Made by `ClassPool.episodes`.
+    To make episodes, call `ClassPool.episodes`.
 
     Args:
         examples: `LabelledExamples`. The examples of a pool.
-        n_way: int. Classes of an episode.
-        k_shot: int. Support examples of a class.
-        q_query: int. Query examples of a class.
-        rotations: bool. Whether each class of an episode, support and query
-            alike, is turned by 0, 90, 180 or 270 degrees at random. Defaults
-            to `False`.
+        n_way: int. The number of classes of an episode.
+        k_shot: int. The number of support examples of a class.
+        q_query: int. The number of query examples of a class.
+        rotations: bool. Whether to turn each class of an episode by 0, 90, 180
+            or 270 degrees at random. Support and query examples of a class
+            turn alike. Defaults to `False`.
         seed: int. See `TaskDistribution`. Defaults to `0`.
 
     Raises:
@@ -93,8 +93,8 @@ class Episodes(TaskDistribution):
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         examples = self.examples
         seeds = split_seed(seed, 5)
-        # The places of the largest of as many random numbers as there are
-        # classes: a draw without replacement, in random order.
+        # A random number for each class; the `n_way` largest are a draw without
+        # replacement, in random order.
         scores = uniform(seeds[0], [BLOCK, examples.num_classes])
         classes = tf.math.top_k(scores, self.n_way).indices
         largest = int(examples.counts.max())
@@ -161,13 +161,13 @@ class Episodes(TaskDistribution):
             raise ValueError(
                 f"Every class needs `k_shot + q_query` = {needed} examples; "
                 f"class {examples.class_names[smallest]!r} has "
-                f"{examples.counts[smallest]}. Take fewer, or leave such "
-                f"classes out by `pool.with_at_least({needed})`. Received: "
+                f"{examples.counts[smallest]}. Lower `k_shot` or `q_query`, or "
+                f"call `pool.with_at_least({needed})`. Received: "
                 f"k_shot={self.k_shot}, q_query={self.q_query}"
             )
         if check_bool("rotations", self.rotations):
-            # A class and its rotation, turned at random, would be one class
-            # with two labels.
+            # Turned at random, a class and its rotation would be one class with
+            # two labels.
             examples.check_unrotated("Either add them or draw them")
             examples.check_square()
 

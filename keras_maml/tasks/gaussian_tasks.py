@@ -20,39 +20,41 @@ _KINDS = ("density", "regression")
 
 
 class GaussianTasks(TaskDistribution):
-    """Tasks whose data are Gaussian, with parameters that are Gaussian, too.
+    """Gaussian distributions as tasks, drawn from a Gaussian distribution.
 
-    P = N(0, Σ) is a distribution over distributions: a draw from it is the
-    parameter vector ω_i of a distribution p_i, the task, and draws from p_i are
-    the data of its support and query sets. With d for `dimension`:
+    P = N(0, Σ) is a distribution over distributions. A draw from P is the
+    parameter vector ω_i of a distribution p_i, which is the task. Draws from
+    p_i are the data of the support and query sets. With d for `dimension`:
 
     - `kind="density"`: ω_i = (μ_i, log σ_i), 2d numbers, and
-      p_i(y) = N(y; μ_i, diag(σ_i²)). The task is to tell the parameters of p_i
-      from points: targets are points `(d,)` drawn from p_i, and as a density
-      has no input, the input is the constant 1, `(1,)`. The learner's output
-      is its estimate of ω_i, `(2d,)`, and
-      `GaussianTasks.negative_log_likelihood` scores it on the points, for
-      the inner and the outer loss alike.
+      p_i(y) = N(y; μ_i, diag(σ_i²)). The task is to estimate ω_i from points of
+      p_i. Targets are the points, `(d,)`. A density has no input, so the input
+      is the constant 1, `(1,)`. The learner's output is its estimate of ω_i,
+      `(2d,)`. To score the estimate on points, use
+      `GaussianTasks.negative_log_likelihood` as the inner and the outer loss.
     - `kind="regression"`: ω_i = (w_i, b_i), d + 1 numbers, and
       p_i(x, y) = N(x; 0, I) N(y; w_i·x + b_i, `noise`²). Inputs are `(d,)`,
-      targets `(1,)`; the loss is the mean squared error, of which `noise`²
-      cannot be learned.
+      targets `(1,)`. The loss is the mean squared error, and no learner gets it
+      below `noise`² on average.
 
-    In both, what meta-learning can gain is known exactly: P is the prior whose
-    posterior mode, given the support set, MAML's few steps approximate.
+    P is known, so the best estimate is known as well: P is the prior of a
+    Bayesian estimate of ω_i, and a few steps of MAML approximate the mode of
+    the posterior.
 
     Args:
-        k_shot: int. Support examples of an episode. Defaults to `10`.
-        q_query: int. Query examples of an episode. Defaults to `10`.
+        k_shot: int. The number of support examples of an episode. Defaults to
+            `10`.
+        q_query: int. The number of query examples of an episode. Defaults to
+            `10`.
         kind: `"density"` or `"regression"`. Defaults to `"density"`.
         dimension: int. d above. Defaults to `2`.
         covariance: array of shape `(parameters, parameters)`, with 2d
             parameters for a density and d + 1 for a regression, in the order
             above. Σ, symmetric and positive semidefinite. Defaults to `None`:
-            independent, with standard deviation 2 for the μ and 0.5 for the
-            log σ of a density, 1 for the w and b of a regression.
-        noise: float. The standard deviation of y about the line, for a
-            regression. Defaults to `0.1`.
+            independent parameters. Their standard deviations are 2 for μ and
+            0.5 for log σ of a density, and 1 for w and b of a regression.
+        noise: float. For a regression, the standard deviation of y about the
+            line. Defaults to `0.1`.
         seed: int. See `TaskDistribution`. Defaults to `0`.
 
     Attributes:
@@ -117,9 +119,9 @@ class GaussianTasks(TaskDistribution):
     ) -> tf.Tensor:
         """Scores predicted parameters of a density on points drawn from it.
 
-        A loss function for `compile` or `inner_loss`, to be used with
-        `kind="density"`. The mean over many points of p_i, with its true
-        parameters, is its entropy: no learner can get below that on average.
+        This is the loss function of `kind="density"`: pass it to `compile` or
+        as `inner_loss`. With the true parameters, its mean over points of p_i
+        is the entropy of p_i. No learner gets below the entropy on average.
 
         Args:
             y_true: tensor of shape `(..., d)`. Points.

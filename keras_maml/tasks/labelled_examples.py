@@ -8,10 +8,11 @@ from numpy.typing import ArrayLike
 
 
 class LabelledExamples:
-    """What a `ClassPool` holds and `Episodes` draws from.
+    """The examples that a `ClassPool` holds and that `Episodes` draws from.
 
-    A class is a list of rows of `x` and, where the class was made by turning
-    another one, a number of quarter turns. Subsets share the memory of `x`.
+    A class is a list of rows of `x`. A class that is a rotation of another
+    class has a number of quarter turns as well. Subsets share the memory of
+    `x`.
 
     Args:
         x: array of shape `(examples, *input_shape)`; see `ClassPool`.
@@ -23,9 +24,9 @@ class LabelledExamples:
         x: tensor of shape `(examples, *input_shape)`.
         counts: int array of shape `(num_classes,)`, the examples of each class.
         class_names: list of strings.
-        turns: int array of shape `(num_classes,)`, the quarter turns
-            counter-clockwise that make each class out of another, or `None`
-            where no class was made that way.
+        turns: int array of shape `(num_classes,)`, by how many quarters each
+            class is turned counter-clockwise, or `None` if no class is a
+            rotation.
 
     Raises:
         ValueError: See `ClassPool`.
@@ -54,8 +55,7 @@ class LabelledExamples:
         self.class_names = list(class_names)
         self.counts = counts
         self.turns: np.ndarray | None = None
-        # The rows of a class stand together in `_rows`, from `_starts[class]`
-        # on.
+        # `_rows` holds the rows class by class; `_starts[class]` is the first.
         self._rows = np.argsort(inverse, kind="stable").astype("int32")
         self._starts = np.cumsum(counts) - counts
         with tf.device("CPU:0"):

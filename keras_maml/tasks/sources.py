@@ -33,15 +33,16 @@ def from_arrays(
             dtypes.
         labels: array of integers or strings, shape `(examples,)`.
         preprocess: function of one example, a tensor of shape `input_shape`,
-            in TensorFlow operations, applied once. Defaults to `None`.
+            in TensorFlow operations. It runs once for each example. Defaults to
+            `None`.
         class_names: see `ClassPool`. Defaults to `None`.
 
     Returns:
         A `ClassPool`.
 
     Raises:
-        ValueError: See `ClassPool`; and if `preprocess` fails on an example or
-            makes examples of different shapes.
+        ValueError: See `ClassPool`. Also if `preprocess` fails on an example or
+            returns examples of different shapes.
 
     Example:
 
@@ -81,13 +82,13 @@ def from_folder(
 
     Args:
         path: path-like. The folder.
-        image_size: int or `(height, width)`. The size to resize to, with
-            antialiasing and without regard to the aspect ratio. Defaults to
-            `None`: images keep their size and must all have the same.
+        image_size: int or `(height, width)`. The size to resize each image to,
+            with antialiasing. The aspect ratio may change. Defaults to `None`:
+            no image is resized, and all must have the same size.
         color_mode: `"rgb"` or `"grayscale"`. Defaults to `"rgb"`.
         preprocess: function of one image, a uint8 tensor of shape
-            `(height, width, channels)`, in TensorFlow operations, applied once,
-            after the resize. Defaults to `None`.
+            `(height, width, channels)`, in TensorFlow operations. It runs once
+            for each image, after the resize. Defaults to `None`.
         follow_links: bool. Whether a symbolic link counts as the folder or
             image that it leads to. With `False`, such a link is an error, and
             so is a link that leads nowhere. Links to other files are passed
