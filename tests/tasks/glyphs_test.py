@@ -18,7 +18,7 @@ def draw(source, count):
 
 @pytest.fixture(scope="module")
 def drawn():
-    return draw(tasks.Glyphs(5, 2, 3), 400)
+    return draw(tasks.Glyphs(5, 2, 3), 200)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def number_of_different(images):
 
 def test_images_are_ink_on_paper(drawn):
     x, _, query_x, _ = drawn
-    assert x.shape == (400, 10, 28, 28, 1)
-    assert query_x.shape == (400, 15, 28, 28, 1)
+    assert x.shape == (200, 10, 28, 28, 1)
+    assert query_x.shape == (200, 15, 28, 28, 1)
     images = all_images(drawn)
     assert images.dtype == np.float32
     assert images.min() == 0
@@ -72,7 +72,7 @@ def test_labels_are_balanced_and_shuffled(drawn):
     assert (np.sort(query_y) == np.repeat(np.arange(5), 3)).all()
     for part in (labels, query_y):
         frequency = np.mean(part[..., None] == np.arange(5), axis=0)
-        assert abs(frequency - 0.2).max() < 4 * np.sqrt(0.2 * 0.8 / 400)
+        assert abs(frequency - 0.2).max() < 4 * np.sqrt(0.2 * 0.8 / 200)
 
 
 def test_without_variation_a_class_is_one_image(without_variation):
@@ -89,13 +89,13 @@ def test_without_variation_a_class_is_one_image(without_variation):
 
 
 def test_every_example_is_drawn_anew(drawn):
-    assert number_of_different(all_images(drawn)) == 400 * 25
+    assert number_of_different(all_images(drawn)) == 200 * 25
 
 
 def test_as_hard_as_omniglot_for_a_nearest_neighbour(one_shot):
     # Omniglot's: 44 % 5-way, 25 % 20-way.
     five = nearest_neighbour_accuracy(one_shot)
-    twenty = nearest_neighbour_accuracy(draw(tasks.Glyphs(20), 100))
+    twenty = nearest_neighbour_accuracy(draw(tasks.Glyphs(20), 60))
     assert 0.40 < five < 0.50
     assert 0.20 < twenty < 0.29
 
@@ -112,7 +112,7 @@ def test_more_variation_is_harder(without_variation, one_shot):
 
 def test_no_class_occurs_twice_in_any_split_or_under_another_seed():
     streams = [
-        draw(tasks.Glyphs(20, split=split, variation=0, seed=seed), 50)[0]
+        draw(tasks.Glyphs(20, split=split, variation=0, seed=seed), 30)[0]
         for split, seed in (
             ("train", 0),
             ("validation", 0),
@@ -121,7 +121,7 @@ def test_no_class_occurs_twice_in_any_split_or_under_another_seed():
         )
     ]
     images = np.concatenate(streams).reshape(-1, 28 * 28)
-    assert number_of_different(images) == len(images) == 4000
+    assert number_of_different(images) == len(images) == 2400
     for a, b in itertools.combinations(streams, 2):
         assert abs(a - b).mean() > 0.02
 
