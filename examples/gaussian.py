@@ -1,10 +1,10 @@
 """A distribution over distributions: whole densities from a handful of points.
 
 A draw from a zero-mean Gaussian P is the parameters of a distribution p_i, and
-draws from p_i are its points. Meta-trains a network so that a few gradient
-steps on some points of a p_i that it has never seen give p_i's parameters. It
-ends with a table of estimates, beside what statistics has to offer, and a
-picture of P, some p_i, their points and the estimates.
+draws from p_i are its points. The example meta-trains a network: a few gradient
+steps on points of an unseen p_i estimate the parameters of p_i. At the end, a
+table compares these estimates with those of classical statistics, and a picture
+shows P, some p_i, their points and the estimates.
 
     python examples/gaussian.py
     python examples/gaussian.py --k_shot=10 --iterations=20000
@@ -85,8 +85,8 @@ TEST_START = 1 << 41
 def make_model(config):
     """A network whose output, for the input 1, is the estimate of (μ, log σ).
 
-    With hidden layers, unlike with a mere vector of four numbers, the meaning
-    of a gradient step on them can be learned.
+    Four numbers without hidden layers would do as an estimate, but hidden
+    layers let the network learn what a gradient step changes.
     """
     return keras_maml.MetaModel(
         keras_maml.learners.mlp(outputs=4, kernel_stddev=0.1, seed=config.seed),
@@ -146,8 +146,8 @@ def maximum_likelihood(points):
 def posterior_mode(points, covariance):
     """The likeliest (μ, log σ), given the points and P.
 
-    Alternates between the two, each exact given the other, for a P in which
-    all of them are independent.
+    Alternates between μ and log σ: each step solves for one exactly, given the
+    other. P must have independent parameters.
     """
     points = np.asarray(points, "float64")
     variance_mean, variance_log = np.split(np.diag(covariance), 2)
@@ -168,6 +168,16 @@ def posterior_mode(points, covariance):
     return np.concatenate([mean, log_sigma], axis=-1)
 
 
+def true_parameters(gaussians, count):
+    """The true (μ, log σ) of the first unseen tasks, `(count, 4)`."""
+    return np.stack(
+        [
+            np.concatenate(list(gaussians.parameters(TEST_START + i).values()))
+            for i in range(count)
+        ]
+    )
+
+
 def compare(meta_model, gaussians, count):
     """Estimates the parameters of unseen tasks in several ways.
 
@@ -177,12 +187,7 @@ def compare(meta_model, gaussians, count):
     """
     x, y = next(iter(gaussians.batch(count, count=count, start=TEST_START)))
     points = x["support_y"].numpy()
-    truth = np.stack(
-        [
-            np.concatenate(list(gaussians.parameters(index).values()))
-            for index in range(TEST_START, TEST_START + count)
-        ]
-    )
+    truth = true_parameters(gaussians, count)
     ways = {"mean of P": np.zeros_like(truth)}
     for steps in range(meta_model.inner_steps + 1):
         name = f"MAML, {steps} step{'' if steps == 1 else 's'}"
@@ -212,66 +217,82 @@ def draw(meta_model, gaussians, path, count=4):
     """Draws P, some p_i, their points, and the estimates before and after."""
     import matplotlib.pyplot as plt
 
-    x, _ = next(iter(gaussians.batch(count, count=count, start=TEST_START)))
-    points = x["support_y"].numpy()
-    truth = [
-        np.concatenate(list(gaussians.parameters(TEST_START + i).values()))
-        for i in range(count)
-    ]
-    steps = meta_model.inner_steps
-    before = estimate(meta_model, x, 0)
-    estimates = [
-        ("Before adaptation, one for all", before),
-        (f"After {steps} gradient steps", estimate(meta_model, x, steps)),
-        ("Maximum likelihood", maximum_likelihood(points)),
-    ]
+    x, query = next(iter(gaussians.batch(count, count=count, start=TEST_START)))
+    support, query = x["support_y"].numpy(), query.numpy()
+    truth = true_parameters(gaussians, count)
+    colors = [f"C{i}" for i in range(count)]
     figure, axes = plt.subplots(
-        1,
-        len(estimates),
-        figsize=(13, 5.1),
-        sharex=True,
-        sharey=True,
-        layout="constrained",
+        2, 2, figsize=(9, 9.6), sharex=True, sharey=True, layout="constrained"
     )
-    prior = np.zeros(2), np.sqrt(np.diag(gaussians.covariance)[:2])
-    limit = 3.7 * np.max(prior[1])
-    for axis, (title, estimated) in zip(axes, estimates):
-        for deviations in (1, 2, 3):
-            style = {"facecolor": "0.5", "alpha": 0.13, "linewidth": 0}
-            ellipse(axis, *prior, deviations, **style)
-        for i in range(count):
-            axis.plot(*points[i].T, "o", color=f"C{i}", markersize=4)
-            # The one estimate before adaptation belongs to no task.
-            colour = "black" if estimated is before else f"C{i}"
-            for parameters, line, edge in [
-                (truth[i], "-", f"C{i}"),
-                (estimated[i], "--", colour),
-            ]:
-                mean, sigma = parameters[:2], np.exp(parameters[2:])
-                style = {"edgecolor": edge, "fill": False, "linestyle": line}
-                ellipse(axis, mean, sigma, 2, **style, linewidth=1.8)
-        axis.set_title(title)
+    for axis in axes.flat:
+        draw_prior(axis, gaussians.covariance)
+        draw_densities(axis, truth, colors, "-")
+        for points, color in zip(support, colors):
+            axis.plot(*points.T, "o", color=color, markersize=4)
+    tasks_axis, before, after, likelihood = axes.flat
+
+    tasks_axis.set_title("P, some tasks $p_i$ and their points")
+    for points, color in zip(query, colors):
+        axis = tasks_axis
+        axis.plot(*points.T, "o", color=color, markersize=4, fillstyle="none")
+    before.set_title("Before adaptation, one estimate for all")
+    # This estimate belongs to no task, so it has no task's colour.
+    draw_densities(before, estimate(meta_model, x, 0)[:1], ["black"], "--")
+    steps = meta_model.inner_steps
+    after.set_title(f"After {steps} gradient step{'s' * (steps != 1)}")
+    draw_densities(after, estimate(meta_model, x, steps), colors, "--")
+    likelihood.set_title("Maximum likelihood")
+    draw_densities(likelihood, maximum_likelihood(support), colors, "--")
+
+    for axis in axes[-1]:
         axis.set_xlabel("$y_1$")
-        axis.set(xlim=(-limit, limit), ylim=(-limit, limit), box_aspect=1)
-    axes[0].set_ylabel("$y_2$")
-    axis = axes[0]
-    handles = [
-        axis.fill([], [], color="0.5", alpha=0.4, linewidth=0)[0],
-        *axis.plot([], [], "-", color="0.3"),
-        *axis.plot([], [], "--", color="0.3"),
-        *axis.plot([], [], "o", color="0.3", markersize=4),
-    ]
-    labels = [
-        "P, over the means (1, 2, 3 σ)",
-        "$p_i$, a task (2 σ)",
-        "its estimate (2 σ)",
-        "the points it is estimated from",
-    ]
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=4, frameon=False
-    )
+    for axis in axes[:, 0]:
+        axis.set_ylabel("$y_2$")
+    draw_legend(figure, tasks_axis)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def draw_prior(axis, covariance):
+    """Draws P over the means, in grey, out to 1, 2 and 3 deviations."""
+    sigma = np.sqrt(np.diag(covariance)[:2])
+    for deviations in (1, 2, 3):
+        style = {"facecolor": "0.5", "alpha": 0.13, "linewidth": 0}
+        ellipse(axis, np.zeros(2), sigma, deviations, **style)
+    limit = 3.7 * np.max(sigma)
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), box_aspect=1)
+
+
+def draw_densities(axis, parameters, colors, line):
+    """Draws densities of these (μ, log σ), `(tasks, 4)`, at 2 deviations."""
+    for (*mean, a, b), color in zip(parameters, colors):
+        style = {"edgecolor": color, "fill": False, "linestyle": line}
+        ellipse(axis, mean, np.exp([a, b]), 2, **style, linewidth=1.8)
+
+
+def draw_legend(figure, axis):
+    """Explains the lines and points, below the panels."""
+    style = {"color": "0.3", "markersize": 4}
+    entries = {
+        "P, over the means (1, 2, 3 σ)": axis.fill(
+            [], [], color="0.5", alpha=0.4, linewidth=0
+        )[0],
+        "$p_i$, a task (2 σ)": axis.plot([], [], "-", **style)[0],
+        "its estimate (2 σ)": axis.plot([], [], "--", **style)[0],
+        "support points, which give the estimate": axis.plot(
+            [], [], "o", **style
+        )[0],
+        "query points, which judge it": axis.plot(
+            [], [], "o", **style, fillstyle="none"
+        )[0],
+    }
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
 
 
 def ellipse(axis, mean, sigma, deviations, **style):

@@ -5,6 +5,12 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from keras_maml.validation import check_integer
+from keras_maml.validation import check_seed
+from keras_maml.validation import layer_seed
+
+__all__ = ["conv4", "mlp"]
+
 
 def mlp(
     input_shape: Sequence[int] = (1,),
@@ -19,17 +25,17 @@ def mlp(
     """A fully connected network, by default the paper's for the sinusoid.
 
     Args:
-        input_shape: tuple of ints, the shape of one example. More than one
-            axis is flattened. Defaults to `(1,)`.
+        input_shape: tuple of ints, the shape of one example. The network
+            flattens an example of several axes. Defaults to `(1,)`.
         hidden_units: tuple of ints, the hidden layers' sizes. Defaults to
             `(40, 40)`.
         outputs: int, the size of the output, which is linear. Defaults to `1`.
-        batch_normalization: bool. Normalise before each ReLU, with an offset
-            and no scale, as the paper's non-convolutional Omniglot network
-            does. Defaults to `False`.
-        kernel_stddev: float, standard deviation of the truncated normal from
-            which the kernels are drawn. Defaults to `0.01`.
-        seed: int, of the kernels' initial values. Defaults to `0`.
+        batch_normalization: bool. Whether to normalise before each ReLU, with
+            an offset and no scale, as in the paper's non-convolutional Omniglot
+            network. Defaults to `False`.
+        kernel_stddev: float, standard deviation of the truncated normal
+            distribution of the kernels. Defaults to `0.01`.
+        seed: int, the seed of the kernels' initial values. Defaults to `0`.
         name: string.
 
     Returns:
@@ -37,7 +43,8 @@ def mlp(
         `(batch, outputs)`.
 
     Raises:
-        ValueError: if a size is not a positive integer.
+        ValueError: if a size is not a positive integer or `seed` is not an
+            integer between 0 and 2**32 - 1.
 
     Example:
 
@@ -50,17 +57,19 @@ def mlp(
 
     Reference:
         Finn et al., 2017, sections 5.1 (1-40-40-1) and 5.2 (256-128-64-64).
-        TensorFlow's truncated normal of the released code is cut at two
-        standard deviations and not rescaled, and so is Keras's.
+        The released code draws from TensorFlow's truncated normal, which cuts
+        at two standard deviations and does not rescale. Keras's does the same.
     """
-    input_shape = tuple(input_shape)
-    _check_positive("input_shape", *input_shape)
-    _check_positive("hidden_units", *hidden_units)
-    _check_positive("outputs", outputs)
+    input_shape = [check_integer("input_shape", size) for size in input_shape]
+    hidden_units = [
+        check_integer("hidden_units", size) for size in hidden_units
+    ]
+    outputs = check_integer("outputs", outputs)
+    seed = check_seed(seed)
 
     def dense(units, index, **kwargs):
         initializer = keras.initializers.TruncatedNormal(
-            stddev=kernel_stddev, seed=_layer_seed(seed, index)
+            stddev=kernel_stddev, seed=layer_seed(seed, index)
         )
         return layers.Dense(units, kernel_initializer=initializer, **kwargs)
 
@@ -89,23 +98,26 @@ def conv4(
 ) -> keras.Model:
     """The paper's network of four convolutions, strided or max-pooled.
 
-    Strided (Omniglot): four times a 3×3 convolution of stride 2, batch
-    normalisation and ReLU, then the mean over the remaining pixels. Max-pooled
-    (mini-ImageNet, with `filters=32`): stride 1, and a 2×2 max-pooling after
-    each ReLU, then all remaining pixels. A linear layer gives the logits.
+    The strided form is for Omniglot: four times a 3×3 convolution of stride 2,
+    batch normalisation and ReLU, then the mean over the remaining pixels. The
+    max-pooled form is for mini-ImageNet, with `filters=32`: the convolutions
+    have stride 1, a 2×2 max-pooling follows each ReLU, and all remaining pixels
+    are features. In both forms, a linear layer gives the logits.
 
     Args:
         input_shape: tuple `(height, width, channels)`. Defaults to
             `(28, 28, 1)`.
-        n_way: int, the number of classes of a task; `None` leaves the linear
-            layer out, for `head_init="prototypes"`. Defaults to `5`.
-        filters: int, of each convolution. Defaults to `64`.
-        max_pool: bool, the max-pooled form. Defaults to `False`.
-        head_stddev: float, standard deviation of the normal from which the
-            last layer's kernel is drawn. Defaults to the paper's: `1.0` for
-            the strided form, Xavier (Glorot uniform) for the max-pooled one.
-            A smaller one, such as `0.1`, trains much faster.
-        seed: int, of the kernels' initial values. Defaults to `0`.
+        n_way: int, the number of classes of a task. `None` leaves out the
+            linear layer, for `head_init="prototypes"`. Defaults to `5`.
+        filters: int, the number of filters of each convolution. Defaults to
+            `64`.
+        max_pool: bool. Whether to build the max-pooled form. Defaults to
+            `False`.
+        head_stddev: float, standard deviation of the normal distribution of
+            the linear layer's kernel. Defaults to the paper's: `1.0` for the
+            strided form, Xavier (Glorot uniform) for the max-pooled form. A
+            smaller value, such as `0.1`, trains much faster.
+        seed: int, the seed of the kernels' initial values. Defaults to `0`.
         name: string.
 
     Returns:
@@ -114,7 +126,8 @@ def conv4(
 
     Raises:
         ValueError: if `input_shape` does not have three axes, is too small for
-            four poolings, or a size is not a positive integer.
+            four poolings, a size is not a positive integer or `seed` is not an
+            integer between 0 and 2**32 - 1.
 
     Example:
 
@@ -127,8 +140,8 @@ def conv4(
 
     Reference:
         Finn et al., 2017, section 5.2, after Vinyals et al., 2016. As in the
-        released code: Xavier convolutions; batch normalisation with an offset
-        and no scale.
+        released code, the convolutions start from Xavier's distribution, and
+        batch normalisation has an offset and no scale.
     """
     input_shape = tuple(input_shape)
     if len(input_shape) != 3:
@@ -136,10 +149,11 @@ def conv4(
             "`input_shape` must be (height, width, channels). "
             f"Received: input_shape={input_shape}"
         )
-    _check_positive("input_shape", *input_shape)
+    input_shape = [check_integer("input_shape", size) for size in input_shape]
     if n_way is not None:
-        _check_positive("n_way", n_way)
-    _check_positive("filters", filters)
+        n_way = check_integer("n_way", n_way)
+    filters = check_integer("filters", filters)
+    seed = check_seed(seed)
     if max_pool and min(input_shape[:2]) < 16:
         raise ValueError(
             "With `max_pool=True`, `input_shape` must be at least 16 by 16: "
@@ -156,7 +170,7 @@ def conv4(
                 strides=1 if max_pool else 2,
                 padding="same",
                 kernel_initializer=keras.initializers.GlorotUniform(
-                    _layer_seed(seed, i)
+                    layer_seed(seed, i)
                 ),
                 name=f"conv{i + 1}",
             )
@@ -172,29 +186,13 @@ def conv4(
     if n_way is None:
         return model
     if max_pool and head_stddev is None:
-        head_initializer = keras.initializers.GlorotUniform(
-            _layer_seed(seed, 4)
-        )
+        head_initializer = keras.initializers.GlorotUniform(layer_seed(seed, 4))
     else:
         head_initializer = keras.initializers.RandomNormal(
             stddev=1.0 if head_stddev is None else head_stddev,
-            seed=_layer_seed(seed, 4),
+            seed=layer_seed(seed, 4),
         )
     model.add(
         layers.Dense(n_way, kernel_initializer=head_initializer, name="head")
     )
     return model
-
-
-def _layer_seed(seed, index):
-    # Layers of equal shape must not start equal.
-    return 1000 * seed + index
-
-
-def _check_positive(name, *values):
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"`{name}` must be made of positive integers. "
-                f"Received: {name}={values[0] if len(values) == 1 else values}"
-            )

@@ -51,6 +51,15 @@ def check_seed(value: Any) -> int:
     return check_integer("seed", value, minimum=0, maximum=MAX_SEED)
 
 
+def layer_seed(seed: int, index: int) -> int:
+    """Returns the seed of a model's layer `index`, from the model's seed.
+
+    Each layer has a seed of its own: of one seed, layers of equal shape would
+    start with equal weights.
+    """
+    return 1000 * seed + index
+
+
 def check_range(name: str, value: Any) -> tuple[float, float]:
     """Returns `value` as two finite floats in ascending order."""
     try:

@@ -148,8 +148,8 @@ CONSTRUCTION = {
     ),
     "mlp without units": (
         lambda: learners.mlp(hidden_units=(40, 0)),
-        "`hidden_units` must be made of positive integers. "
-        "Received: hidden_units=(40, 0)",
+        "`hidden_units` must be an integer of at least 1. "
+        "Received: hidden_units=0",
     ),
     "mlp without outputs": (
         lambda: learners.mlp(outputs=0),
@@ -162,6 +162,10 @@ CONSTRUCTION = {
     "conv4 of half a class": (
         lambda: learners.conv4(n_way=2.5),
         "Received: n_way=2.5",
+    ),
+    "conv4 without a seed": (
+        lambda: learners.conv4(seed=None),
+        "Received: seed=None",
     ),
     "conv4 pooled to nothing": (
         lambda: learners.conv4((8, 8, 1), max_pool=True),

@@ -197,7 +197,7 @@ def test_serve_scores_classes(load, capsys):
     assert example.report({}, specs, logits) is None
 
 
-def test_gaussian(load, tmp_path, capsys):
+def test_gaussian(load, capsys):
     example = load(
         "gaussian",
         "--iterations=2",
@@ -218,9 +218,53 @@ def test_gaussian(load, tmp_path, capsys):
         nats, _ = comparison[f"MAML, {steps} step{'s' * (steps != 1)}"]
         loss = gaussians.negative_log_likelihood(y, estimated[:, None])
         assert nats.mean == pytest.approx(np.mean(loss), rel=1e-5)
-    picture = tmp_path / "estimates.png"
-    example.draw(meta_model, gaussians, picture)
-    assert is_picture(picture)
+
+
+def test_gaussian_picture_shows_points_and_estimates(
+    load, tmp_path, monkeypatch
+):
+    from matplotlib import pyplot
+
+    example = load("gaussian", "--inner_steps=1")
+    gaussians = tasks.GaussianTasks(3, 4)
+    model = example.make_model(flags.FLAGS)
+    model.compile(loss=gaussians.negative_log_likelihood)
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    example.draw(model, gaussians, tmp_path / "estimates.png", count=2)
+    monkeypatch.undo()
+    assert is_picture(tmp_path / "estimates.png")
+
+    panels = figures[0].axes
+    x, query_y = next(
+        iter(gaussians.batch(2, count=2, start=example.TEST_START))
+    )
+    for panel in panels:
+        drawn = [line.get_xydata() for line in panel.lines]
+        for task in range(2):
+            is_drawn = [
+                any(np.array_equal(points[task], other) for other in drawn)
+                for points in (x["support_y"], query_y)
+            ]
+            assert is_drawn == [True, panel is panels[0]]
+    truth = example.true_parameters(gaussians, 2)
+    for panel, estimates in zip(
+        panels,
+        [
+            np.zeros([0, 4]),
+            example.estimate(model, x, 0)[:1],
+            example.estimate(model, x, 1),
+            example.maximum_likelihood(x["support_y"]),
+        ],
+    ):
+        expected = np.concatenate([truth, estimates])
+        outlines = [
+            [*patch.center, *np.log([patch.width / 4, patch.height / 4])]
+            for patch in panel.patches
+            if not patch.get_fill()
+        ]
+        np.testing.assert_allclose(outlines, expected, rtol=1e-5, atol=1e-6)
+    pyplot.close(figures[0])
 
 
 def test_gaussian_estimates_are_optimal(load):

@@ -1,12 +1,11 @@
 """Classification tasks over a pool of classes."""
 
-from typing import TYPE_CHECKING
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.tasks.labelled_examples import LabelledExamples
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import permutations
 from keras_maml.tasks.task_distribution import split_seed
@@ -14,28 +13,25 @@ from keras_maml.tasks.task_distribution import uniform
 from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 
-if TYPE_CHECKING:
-    from keras_maml.tasks.class_pool import ClassPool
-
 
 class Episodes(TaskDistribution):
     """n-way, k-shot classification tasks over the classes of a pool.
 
-    An episode draws `n_way` different classes and, of each, `k_shot` support
-    and `q_query` query examples, all different. A class's label is its place in
-    the draw, so labels mean something else in every episode, and the rows of
-    support and query are shuffled.
+    An episode draws `n_way` different classes. Of each class it draws `k_shot`
+    support examples and `q_query` query examples, all different. The label of a
+    class is its place in the draw, so a label means another class in every
+    episode. The rows of the support set and of the query set are shuffled.
 
-    Made by `ClassPool.episodes`.
+    To make episodes, call `ClassPool.episodes`.
 
     Args:
-        pool: `ClassPool`. Where the classes come from.
-        n_way: int. Classes of an episode.
-        k_shot: int. Support examples of a class.
-        q_query: int. Query examples of a class.
-        rotations: bool. Whether each class of an episode, support and query
-            alike, is turned by 0, 90, 180 or 270 degrees at random. Defaults
-            to `False`.
+        examples: `LabelledExamples`. The examples of a pool.
+        n_way: int. The number of classes of an episode.
+        k_shot: int. The number of support examples of a class.
+        q_query: int. The number of query examples of a class.
+        rotations: bool. Whether to turn each class of an episode by 0, 90, 180
+            or 270 degrees at random. Support and query examples of a class
+            turn alike. Defaults to `False`.
         seed: int. See `TaskDistribution`. Defaults to `0`.
 
     Raises:
@@ -63,7 +59,7 @@ class Episodes(TaskDistribution):
 
     def __init__(
         self,
-        pool: "ClassPool",
+        examples: LabelledExamples,
         n_way: int,
         k_shot: int,
         q_query: int,
@@ -72,12 +68,12 @@ class Episodes(TaskDistribution):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        self.pool = pool
+        self.examples = examples
         self.n_way = check_integer("n_way", n_way)
         self.k_shot = check_integer("k_shot", k_shot)
         self.q_query = check_integer("q_query", q_query)
         self.rotations = rotations
-        self._check_pool()
+        self._check_examples()
 
     def classes(self, index: int) -> list[str]:
         """Returns the names of an episode's classes, by label.
@@ -92,25 +88,23 @@ class Episodes(TaskDistribution):
             ValueError: If `index` is negative or not an integer.
         """
         classes = self._drawn(index)["classes"]
-        return [self.pool.class_names[number] for number in classes]
+        return [self.examples.class_names[number] for number in classes]
 
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        pool = self.pool
+        examples = self.examples
         seeds = split_seed(seed, 5)
-        # The places of the largest of as many random numbers as there are
-        # classes: a draw without replacement, in random order.
-        scores = uniform(seeds[0], [BLOCK, pool.num_classes])
+        # A random number for each class; the `n_way` largest are a draw without
+        # replacement, in random order.
+        scores = uniform(seeds[0], [BLOCK, examples.num_classes])
         classes = tf.math.top_k(scores, self.n_way).indices
-        largest = int(pool.counts.max())
+        largest = int(examples.counts.max())
         scores = uniform(seeds[1], [BLOCK, self.n_way, largest])
-        counts = tf.gather(pool.counts.astype("int32"), classes)
+        counts = examples.counts_of(classes)
         exists = tf.range(largest) < counts[..., None]
         scores = tf.where(exists, scores, -1.0)
         picked = tf.math.top_k(scores, self.k_shot + self.q_query).indices
-        starts = tf.gather(pool._starts.astype("int32"), classes)
-        rows = tf.gather(pool._rows, starts[..., None] + picked)
+        rows = examples.rows_of(classes, picked)
 
-        turns = None
         if self.rotations:
             turns = tf.random.stateless_uniform(
                 [BLOCK, self.n_way],
@@ -119,8 +113,8 @@ class Episodes(TaskDistribution):
                 dtype=tf.int32,
                 alg="philox",
             )
-        elif pool._turns is not None:
-            turns = tf.gather(pool._turns.astype("int32"), classes)
+        else:
+            turns = examples.turns_of(classes)
 
         drawn = {"classes": classes}
         for part, size, chosen, order_seed in (
@@ -137,16 +131,16 @@ class Episodes(TaskDistribution):
                 drawn[f"{part}_turns"] = tf.gather(turns, labels, batch_dims=1)
         return drawn
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         x = {
-            "support_x": self._examples(drawn, "support"),
+            "support_x": self._gather(drawn, "support"),
             "support_y": drawn["support_y"],
-            "query_x": self._examples(drawn, "query"),
+            "query_x": self._gather(drawn, "query"),
         }
         return x, drawn["query_y"]
 
-    def _examples(self, drawn, part):
-        x = tf.gather(self.pool._x, drawn[f"{part}_rows"])
+    def _gather(self, drawn, part):
+        x = tf.gather(self.examples.x, drawn[f"{part}_rows"])
         turns = drawn.get(f"{part}_turns")
         if turns is not None:
             x = _rotate(x, turns[..., None, None, None])
@@ -154,28 +148,28 @@ class Episodes(TaskDistribution):
             x = tf.cast(x, tf.float32) * np.float32(1 / 255)
         return x
 
-    def _check_pool(self):
-        pool = self.pool
-        if pool.num_classes < self.n_way:
+    def _check_examples(self):
+        examples = self.examples
+        if examples.num_classes < self.n_way:
             raise ValueError(
-                f"`n_way` must not exceed the {pool.num_classes} classes of "
-                f"the pool. Received: n_way={self.n_way}"
+                f"`n_way` must not exceed the {examples.num_classes} classes "
+                f"of the pool. Received: n_way={self.n_way}"
             )
         needed = self.k_shot + self.q_query
-        smallest = int(np.argmin(pool.counts))
-        if pool.counts[smallest] < needed:
+        smallest = int(np.argmin(examples.counts))
+        if examples.counts[smallest] < needed:
             raise ValueError(
                 f"Every class needs `k_shot + q_query` = {needed} examples; "
-                f"class {pool.class_names[smallest]!r} has "
-                f"{pool.counts[smallest]}. Take fewer, or leave such classes "
-                f"out by `pool.with_at_least({needed})`. Received: "
+                f"class {examples.class_names[smallest]!r} has "
+                f"{examples.counts[smallest]}. Lower `k_shot` or `q_query`, or "
+                f"call `pool.with_at_least({needed})`. Received: "
                 f"k_shot={self.k_shot}, q_query={self.q_query}"
             )
         if check_bool("rotations", self.rotations):
-            # A class and its rotation, turned at random, would be one class
-            # with two labels.
-            pool._refuse_rotations("Either add them or draw them")
-            pool._check_square()
+            # Turned at random, a class and its rotation would be one class with
+            # two labels.
+            examples.check_unrotated("Either add them or draw them")
+            examples.check_square()
 
 
 def _rotate(x, turns):

@@ -1,16 +1,14 @@
 """A distribution over distributions: Gaussian tasks drawn from a Gaussian."""
 
 import math
-import os
-from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
-from keras_maml.tasks import gaussian_plot
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import split_points
@@ -22,39 +20,41 @@ _KINDS = ("density", "regression")
 
 
 class GaussianTasks(TaskDistribution):
-    """Tasks whose data are Gaussian, with parameters that are Gaussian, too.
+    """Gaussian distributions as tasks, drawn from a Gaussian distribution.
 
-    P = N(0, Σ) is a distribution over distributions: a draw from it is the
-    parameter vector ω_i of a distribution p_i, the task, and draws from p_i are
-    the data of its support and query sets. With d for `dimension`:
+    P = N(0, Σ) is a distribution over distributions. A draw from P is the
+    parameter vector ω_i of a distribution p_i, which is the task. Draws from
+    p_i are the data of the support and query sets. With d for `dimension`:
 
     - `kind="density"`: ω_i = (μ_i, log σ_i), 2d numbers, and
-      p_i(y) = N(y; μ_i, diag(σ_i²)). The task is to tell the parameters of p_i
-      from points: targets are points `(d,)` drawn from p_i, and as a density
-      has no input, the input is the constant 1, `(1,)`. The learner's output
-      is its estimate of ω_i, `(2d,)`, and
-      `GaussianTasks.negative_log_likelihood` scores it on the points, for
-      the inner and the outer loss alike.
+      p_i(y) = N(y; μ_i, diag(σ_i²)). The task is to estimate ω_i from points of
+      p_i. Targets are the points, `(d,)`. A density has no input, so the input
+      is the constant 1, `(1,)`. The learner's output is its estimate of ω_i,
+      `(2d,)`. To score the estimate on points, use
+      `GaussianTasks.negative_log_likelihood` as the inner and the outer loss.
     - `kind="regression"`: ω_i = (w_i, b_i), d + 1 numbers, and
       p_i(x, y) = N(x; 0, I) N(y; w_i·x + b_i, `noise`²). Inputs are `(d,)`,
-      targets `(1,)`; the loss is the mean squared error, of which `noise`²
-      cannot be learned.
+      targets `(1,)`. The loss is the mean squared error, and no learner gets it
+      below `noise`² on average.
 
-    In both, what meta-learning can gain is known exactly: P is the prior whose
-    posterior mode, given the support set, MAML's few steps approximate.
+    P is known, so the best estimate is known as well: P is the prior of a
+    Bayesian estimate of ω_i, and a few steps of MAML approximate the mode of
+    the posterior.
 
     Args:
-        k_shot: int. Support examples of an episode. Defaults to `10`.
-        q_query: int. Query examples of an episode. Defaults to `10`.
+        k_shot: int. The number of support examples of an episode. Defaults to
+            `10`.
+        q_query: int. The number of query examples of an episode. Defaults to
+            `10`.
         kind: `"density"` or `"regression"`. Defaults to `"density"`.
         dimension: int. d above. Defaults to `2`.
         covariance: array of shape `(parameters, parameters)`, with 2d
             parameters for a density and d + 1 for a regression, in the order
             above. Σ, symmetric and positive semidefinite. Defaults to `None`:
-            independent, with standard deviation 2 for the μ and 0.5 for the
-            log σ of a density, 1 for the w and b of a regression.
-        noise: float. The standard deviation of y about the line, for a
-            regression. Defaults to `0.1`.
+            independent parameters. Their standard deviations are 2 for μ and
+            0.5 for log σ of a density, and 1 for w and b of a regression.
+        noise: float. For a regression, the standard deviation of y about the
+            line. Defaults to `0.1`.
         seed: int. See `TaskDistribution`. Defaults to `0`.
 
     Attributes:
@@ -89,7 +89,7 @@ class GaussianTasks(TaskDistribution):
         *,
         kind: str = "density",
         dimension: int = 2,
-        covariance: Any = None,
+        covariance: ArrayLike | None = None,
         noise: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -114,12 +114,14 @@ class GaussianTasks(TaskDistribution):
 
     @staticmethod
     @keras.saving.register_keras_serializable(package="keras_maml")
-    def negative_log_likelihood(y_true: Any, y_pred: Any) -> Any:
+    def negative_log_likelihood(
+        y_true: tf.Tensor, y_pred: tf.Tensor
+    ) -> tf.Tensor:
         """Scores predicted parameters of a density on points drawn from it.
 
-        A loss function for `compile` or `inner_loss`, to be used with
-        `kind="density"`. The mean over many points of p_i, with its true
-        parameters, is its entropy: no learner can get below that on average.
+        This is the loss function of `kind="density"`: pass it to `compile` or
+        as `inner_loss`. With the true parameters, its mean over points of p_i
+        is the entropy of p_i. No learner gets below the entropy on average.
 
         Args:
             y_true: tensor of shape `(..., d)`. Points.
@@ -163,41 +165,6 @@ class GaussianTasks(TaskDistribution):
             return {"mean": first, "log_sigma": second}
         return {"weights": first, "bias": second[0]}
 
-    def plot(
-        self,
-        indices: Sequence[int] = range(5),
-        path: str | os.PathLike | None = None,
-        ax: Any = None,
-    ) -> Any:
-        """Draws P, the p_i of some episodes and their points.
-
-        For a density of dimension 2, in the plane of the points: P over the μ
-        (grey, out to 1, 2 and 3 standard deviations), each p_i (1 and 2). For a
-        regression of dimension 1, in the plane of x and y: where P expects y
-        (likewise), each p_i's line with `noise` about it. Support points are
-        full, query points hollow. Needs matplotlib.
-
-        Args:
-            indices: sequence of ints. Which episodes. Defaults to `range(5)`.
-            path: path-like. Where to save the picture. Defaults to `None`.
-            ax: matplotlib axes to draw on. Defaults to `None`, a new figure.
-
-        Returns:
-            The matplotlib axes.
-
-        Raises:
-            ValueError: If the dimension cannot be drawn, or an index is
-                negative or not an integer.
-        """
-        drawable = 2 if self.kind == "density" else 1
-        if self.dimension != drawable:
-            raise ValueError(
-                f"Of kind {self.kind!r}, only tasks of dimension {drawable} "
-                f"can be drawn. Received: dimension={self.dimension}"
-            )
-        indices = [check_integer("indices", i, minimum=0) for i in indices]
-        return gaussian_plot.plot(self, indices, path, ax)
-
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         seeds = split_seed(seed, 3)
         standard = normal(seeds[0], [BLOCK, 1, len(self._root)])
@@ -215,7 +182,7 @@ class GaussianTasks(TaskDistribution):
             y += self.noise * normal(seeds[2], [*shape, 1])
         return {"parameters": parameters, "x": x, "y": y}
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         return split_points(drawn["x"], drawn["y"], self.k_shot)
 
 

@@ -2,12 +2,12 @@
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import permutations
@@ -26,24 +26,23 @@ _DOTS = 32
 class Glyphs(TaskDistribution):
     """n-way, k-shot classification of generated characters; no data needed.
 
-    A class is a character of two to four strokes, straight or curved (cubic
-    Bézier curves), that often begin where an earlier one passes. There is no
-    end of classes: every episode has new ones, drawn from a continuous
-    distribution, and the splits draw from streams of random numbers of their
-    own, so that no class of one split occurs in another. Each example draws
-    its character anew, with its own jitter of the strokes, slant, rotation,
-    proportions, place and thickness.
+    A class is a character of two to four strokes. A stroke is a cubic Bézier
+    curve, straight or bent, and often begins on the stroke before. Classes
+    never run out: every episode draws new ones from a continuous distribution.
+    Each split has its own stream of random numbers, so no class of one split
+    occurs in another. Each example draws its character anew and varies the
+    strokes, slant, rotation, proportions, place and thickness.
 
     Args:
-        n_way: int. Classes of an episode. Defaults to `5`.
-        k_shot: int. Support examples of a class. Defaults to `1`.
-        q_query: int. Query examples of a class. Defaults to `1`.
+        n_way: int. The number of classes of an episode. Defaults to `5`.
+        k_shot: int. The number of support examples of a class. Defaults to `1`.
+        q_query: int. The number of query examples of a class. Defaults to `1`.
         split: `"train"`, `"validation"` or `"test"`. Defaults to `"train"`.
         image_size: int. Height and width in pixels, at least 8. Defaults to
             `28`.
-        variation: float. How much the examples of a class differ: 0 makes them
-            equal. Defaults to `1.0`, about as hard as Omniglot for a nearest
-            neighbour in pixels.
+        variation: float. How much the examples of a class differ. With `0`
+            they are equal. With the default, `1.0`, classification by the
+            nearest neighbour in pixels is about as hard as on Omniglot.
         seed: int. See `TaskDistribution`. Defaults to `0`.
 
     Raises:
@@ -61,7 +60,7 @@ class Glyphs(TaskDistribution):
     ((5, 28, 28, 1), (5,), (15,))
     """
 
-    # A product of matrices may differ in its last bit with their number.
+    # The last bit of a matrix product may depend on the number of matrices.
     _episodes_per_call = 1
 
     def __init__(
@@ -106,7 +105,7 @@ class Glyphs(TaskDistribution):
             "ink": ink,
         }
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         images = _render(
             drawn["strokes"][0],
             drawn["ink"][0],
@@ -136,8 +135,8 @@ def _draw_characters(seed, shape):
     each_stroke = [*shape, _MAX_STROKES]
     starts = tf.unstack(uniform(seeds[0], [*each_stroke, 2]), axis=-2)
     ends = tf.unstack(uniform(seeds[1], [*each_stroke, 2, 2]), axis=-3)
-    # Where on the stroke before a stroke begins: more often at its end than
-    # anywhere else, and sometimes, below 0, elsewhere.
+    # Where a stroke begins on the stroke before: 1 and above is at its end, and
+    # below 0 is off it.
     places = uniform(seeds[2], each_stroke, -0.55, 1.6)
     places = tf.unstack(places[..., None], axis=-2)
     bends = tf.maximum(uniform(seeds[3], [*each_stroke, 1, 1], -0.3, 0.6), 0.0)
@@ -153,7 +152,7 @@ def _draw_characters(seed, shape):
         if strokes:
             touched = _on_curve(strokes[-1], tf.clip_by_value(place, 0.2, 1.0))
             start = tf.where(place > 0, tf.squeeze(touched, -2), start)
-        # Of two ends the farther one: few strokes are mere dots.
+        # The farther of two ends, so that few strokes are mere dots.
         square = tf.square(end - tf.expand_dims(start, -2))
         farther = tf.argmax(tf.reduce_sum(square, axis=-1), axis=-1)
         end = tf.gather(end, farther, batch_dims=len(shape))
@@ -164,7 +163,7 @@ def _draw_characters(seed, shape):
     number = uniform(seeds[5], [*shape, 1], _MIN_STROKES, _MAX_STROKES + 1)
     ink = tf.cast(np.arange(_MAX_STROKES) < tf.floor(number), tf.float32)
 
-    # Centre the strokes that are there and bring them to a common size.
+    # Centre the strokes that are there and scale them to a common size.
     curves = _on_curve(strokes, np.linspace(0.0, 1.0, 7, dtype="float32"))
     there = ink[..., None, None] > 0
     low = tf.reduce_min(tf.where(there, curves, math.inf), axis=[-3, -2])
@@ -181,8 +180,8 @@ def _draw_by_hand(seed, strokes, variation):
 
     Returns:
         The strokes, in units of the image's size, and the thickness of the
-        line: the standard deviation of its profile in pixels of an image
-        of 28.
+        line. The thickness is the standard deviation of the line's profile, in
+        pixels of an image of 28 by 28.
     """
     seeds = split_seed(seed, 6)
     shape = strokes.shape[:-3]
@@ -206,10 +205,10 @@ def _draw_by_hand(seed, strokes, variation):
 
 
 def _render(strokes, ink, thickness, size):
-    """Draws strokes in ink, as a sum of soft dots along them.
+    """Draws each stroke in ink, as a sum of soft dots along it.
 
-    A dot is a product of a function of the row and one of the column, so that
-    all dots of an image are one product of two small matrices.
+    A dot is the product of a function of the row and a function of the column.
+    So one product of two small matrices draws all dots of an image.
 
     Args:
         strokes: control points, `(images, strokes, 4, 2)`.
@@ -225,7 +224,7 @@ def _render(strokes, ink, thickness, size):
     dots = (curve[..., 1:, :] + curve[..., :-1, :]) / 2
     lengths = tf.norm(curve[..., 1:, :] - curve[..., :-1, :], axis=-1)
     spread = thickness * (size / 28)
-    # The integral over a long straight line is then 1 on the line.
+    # So the ink on a long straight line sums to 1.
     weights = lengths * ink[..., None]
     weights /= spread[:, None, None] * math.sqrt(2 * math.pi)
     dots = tf.reshape(dots, [dots.shape[0], -1, 2])
@@ -249,8 +248,7 @@ def _on_curve(points, place):
         `(..., places, 2)`.
     """
     place = tf.expand_dims(place, -1)
-    # De Casteljau's construction: between each point and the next, again and
-    # again.
+    # De Casteljau's construction: a point between each two, until one is left.
     points = tf.unstack(tf.expand_dims(points, -3), axis=-2)
     while len(points) > 1:
         points = [a + place * (b - a) for a, b in itertools.pairwise(points)]

@@ -21,14 +21,14 @@ def read_all(
     Args:
         elements: `tf.data.Dataset`.
         read: function from an element to a tuple of tensors, the example first.
-        describe: function from an element's number to words for an error.
+        describe: function from an element's number to its name in an error.
 
     Returns:
         A list of arrays, one for each of the tensors that `read` returns.
 
     Raises:
-        ValueError: If an element cannot be read or its example has another
-            shape than the first one.
+        ValueError: If an element cannot be read, or the shape of its example
+            differs from the first example's.
     """
     examples = parallel_map(elements, read)
     try:

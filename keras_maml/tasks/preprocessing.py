@@ -1,4 +1,4 @@
-"""What is done once to each image when it is loaded."""
+"""Preprocessing of images, once for each image, when it is loaded."""
 
 import tensorflow as tf
 
@@ -6,13 +6,13 @@ import tensorflow as tf
 def preprocess_omniglot(image: tf.Tensor) -> tf.Tensor:
     """Makes an Omniglot drawing 28×28, with ink bright on a dark ground.
 
-    The drawing is reduced with a Lanczos filter and inverted. The result keeps
-    eight bits, as the paper's images do; it becomes 0 (paper) to 1 (ink) when
-    an episode is drawn.
+    This function inverts the drawing and resizes it with a Lanczos filter. The
+    result has eight bits, as the paper's images have. An episode scales it to
+    [0, 1], where 0 is paper and 1 is ink.
 
     Args:
         image: uint8 tensor of shape `(height, width, channels)`, black ink on
-            white; the first channel is used.
+            white. Only the first channel counts.
 
     Returns:
         uint8 tensor of shape `(28, 28, 1)`: 255 is ink.
@@ -36,5 +36,5 @@ def preprocess_omniglot(image: tf.Tensor) -> tf.Tensor:
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """Rounds to eight bits what a resize may have carried past 0 or 255."""
+    """Clips a resized image to 0 to 255 and rounds it to eight bits."""
     return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)

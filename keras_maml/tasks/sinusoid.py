@@ -1,11 +1,11 @@
 """The sinusoid tasks of the MAML paper."""
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
 from keras_maml.tasks.task_distribution import BLOCK
+from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import normal
 from keras_maml.tasks.task_distribution import split_points
@@ -19,11 +19,13 @@ from keras_maml.validation import check_range
 class Sinusoid(TaskDistribution):
     """Regression tasks y = A·sin(x − φ), each with its own A and φ.
 
-    Amplitude A, phase φ and every x are drawn uniformly from the given ranges.
+    The amplitude A, the phase φ and every x are uniform in the given ranges.
 
     Args:
-        k_shot: int. Support examples of an episode. Defaults to `10`.
-        q_query: int. Query examples of an episode. Defaults to `10`.
+        k_shot: int. The number of support examples of an episode. Defaults to
+            `10`.
+        q_query: int. The number of query examples of an episode. Defaults to
+            `10`.
         amplitude: pair of floats. The range of A. Defaults to `(0.1, 5.0)`.
         phase: pair of floats, in radians. The range of φ. Defaults to
             `(0.0, math.pi)`.
@@ -92,12 +94,12 @@ class Sinusoid(TaskDistribution):
         phase = uniform(seeds[1], [BLOCK], *self.phase)
         shape = [BLOCK, self.k_shot + self.q_query, 1]
         x = uniform(seeds[2], shape, *self.x_range)
-        # Everything is computed here, where shapes never change: the sine of a
-        # number may differ in its last bit with its place in the tensor.
+        # Computed here, where shapes never change: the last bit of a sine may
+        # depend on the number's place in the tensor.
         y = amplitude[:, None, None] * tf.sin(x - phase[:, None, None])
         if self.noise:
             y += normal(seeds[3], shape, self.noise)
         return {"amplitude": amplitude, "phase": phase, "x": x, "y": y}
 
-    def _realize(self, drawn: dict[str, tf.Tensor]) -> Any:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         return split_points(drawn["x"], drawn["y"], self.k_shot)

@@ -3,25 +3,25 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from keras_maml.tasks.class_pool import ClassPool
+from keras_maml.tasks.image_files import find_images
 from keras_maml.tasks.loading import Preprocess
 from keras_maml.tasks.loading import read_all
 from keras_maml.tasks.preprocessing import to_uint8
+from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 
-# What `tf.io.decode_image` reads.
-_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _CHANNELS = {"grayscale": 1, "rgb": 3}
 
 
 def from_arrays(
-    x: Any,
-    labels: Any,
+    x: ArrayLike,
+    labels: ArrayLike,
     *,
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
@@ -33,15 +33,16 @@ def from_arrays(
             dtypes.
         labels: array of integers or strings, shape `(examples,)`.
         preprocess: function of one example, a tensor of shape `input_shape`,
-            in TensorFlow operations, applied once. Defaults to `None`.
+            in TensorFlow operations. It runs once for each example. Defaults to
+            `None`.
         class_names: see `ClassPool`. Defaults to `None`.
 
     Returns:
         A `ClassPool`.
 
     Raises:
-        ValueError: See `ClassPool`; and if `preprocess` fails on an example or
-            makes examples of different shapes.
+        ValueError: See `ClassPool`. Also if `preprocess` fails on an example or
+            returns examples of different shapes.
 
     Example:
 
@@ -52,14 +53,14 @@ def from_arrays(
     >>> pool.num_classes, pool.counts.tolist()
     (2, [20, 20])
     """
-    x = np.asarray(x)
-    if preprocess is not None and x.ndim:
-        (x,) = read_all(
-            tf.data.Dataset.from_tensor_slices(x),
+    array = np.asarray(x)
+    if preprocess is not None and array.ndim:
+        (array,) = read_all(
+            tf.data.Dataset.from_tensor_slices(array),
             lambda example: (preprocess(example),),
             lambda index: f"x[{index}]",
         )
-    return ClassPool(x, labels, class_names)
+    return ClassPool(array, labels, class_names)
 
 
 def from_folder(
@@ -68,32 +69,41 @@ def from_folder(
     image_size: int | tuple[int, int] | None = None,
     color_mode: str = "rgb",
     preprocess: Preprocess | None = None,
+    follow_links: bool = False,
 ) -> ClassPool:
     """Makes a pool of classes from a folder of class folders of images.
 
     Each folder that holds images, at any depth, is a class named by its path:
     `path/cat/1.png` is of class `cat`, `path/Greek/alpha/1.png` of class
-    `Greek/alpha`. Read are BMP, GIF, JPEG and PNG files; files of other
-    extensions and hidden files are passed over.
+    `Greek/alpha`. An image is a regular file that ends in `.bmp`, `.gif`,
+    `.jpeg`, `.jpg` or `.png`. Files of other extensions, hidden files and
+    hidden folders are passed over. A pipe, socket or device with an image's
+    extension is an error; a folder with such a name is a folder like any other.
 
     Args:
         path: path-like. The folder.
-        image_size: int or `(height, width)`. The size to resize to, with
-            antialiasing and without regard to the aspect ratio. Defaults to
-            `None`: images keep their size and must all have the same.
+        image_size: int or `(height, width)`. The size to resize each image to,
+            with antialiasing. The aspect ratio may change. Defaults to `None`:
+            no image is resized, and all must have the same size.
         color_mode: `"rgb"` or `"grayscale"`. Defaults to `"rgb"`.
         preprocess: function of one image, a uint8 tensor of shape
-            `(height, width, channels)`, in TensorFlow operations, applied once,
-            after the resize. Defaults to `None`.
+            `(height, width, channels)`, in TensorFlow operations. It runs once
+            for each image, after the resize. Defaults to `None`.
+        follow_links: bool. Whether a symbolic link counts as the folder or
+            image that it leads to. With `False`, such a link is an error, and
+            so is a link that leads nowhere. Links to other files are passed
+            over. Defaults to `False`.
 
     Returns:
         A `ClassPool`.
 
     Raises:
         ValueError: If `path` is not a folder, holds no images or has images
-            beside the class folders, an image cannot be read (the error names
-            it) or has another size than the first, or `image_size` or
-            `color_mode` is impossible.
+            beside the class folders; if an image is no regular file, cannot be
+            read or has another size than the first; if `path` holds a symbolic
+            link and `follow_links` is `False`, or links form a loop or lead
+            nowhere; or if `image_size`, `color_mode` or `follow_links` is
+            impossible. The error names the file or link.
 
     Example:
 
@@ -115,7 +125,8 @@ def from_folder(
             f"color_mode={color_mode!r}"
         )
     size = None if image_size is None else _check_image_size(image_size)
-    paths, labels = _find_images(pathlib.Path(path))
+    check_bool("follow_links", follow_links)
+    paths, labels = find_images(pathlib.Path(path), follow_links)
 
     def read(file):
         image = tf.io.decode_image(
@@ -146,30 +157,3 @@ def _check_image_size(image_size):
             f"image_size={image_size!r}"
         )
     return [check_integer("image_size", length) for length in size]
-
-
-def _find_images(root):
-    if not root.is_dir():
-        raise ValueError(f"`path` must be a folder. Received: path={str(root)}")
-    paths = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in _EXTENSIONS
-        # Editors and notebooks keep copies in hidden folders.
-        and not any(
-            part.startswith(".") for part in path.relative_to(root).parts
-        )
-    )
-    if not paths:
-        raise ValueError(
-            f"`path` must hold folders of {', '.join(_EXTENSIONS)} images; "
-            f"there is none. Received: path={str(root)}"
-        )
-    labels = [path.parent.relative_to(root).as_posix() for path in paths]
-    if "." in labels:
-        raise ValueError(
-            "Each image must be in the folder of its class; "
-            f"{paths[labels.index('.')].name} is in none. Received: "
-            f"path={str(root)}"
-        )
-    return [str(path) for path in paths], labels

@@ -1,6 +1,7 @@
 """What every source of tasks has in common."""
 
-from typing import Any
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -9,32 +10,37 @@ from keras_maml.tasks.parallel_map import parallel_map
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
 
-# Random numbers are drawn for this many consecutive episodes at once: one call
-# of a random op costs as much as the numbers of many episodes. The value is
-# part of what a seed means, so changing it changes every episode.
+# How many consecutive episodes draw their random numbers at once: one call of a
+# random op costs as much as the numbers of many episodes. To change the value
+# is to change every episode.
 BLOCK = 64
 
-# One generator on every kind of machine; left to itself, TensorFlow may choose
-# another one where there is an accelerator.
+# One generator on every machine: by default, TensorFlow may choose another one
+# on an accelerator.
 _ALGORITHM = "philox"
+
+# `(x, y)`, where `x` has "support_x", "support_y" and "query_x". `Episode` is
+# one episode; `EpisodeTensors` has a leading axis of episodes.
+Episode = tuple[dict[str, np.ndarray], np.ndarray]
+EpisodeTensors = tuple[dict[str, tf.Tensor], tf.Tensor]
 
 
 class TaskDistribution:
     """A distribution over tasks, from which episodes are drawn by number.
 
     An episode is one sampled task with its data: a support set to adapt on and
-    a query set to judge the adapted learner by. Episode `index` of a
-    distribution is determined by `(seed, index)` alone. So any episode can be
-    drawn again, and training can resume in the middle of a stream of tasks.
+    a query set to judge the adapted learner by. `(seed, index)` alone
+    determines episode `index` of a distribution. So you can draw any episode
+    again, and training can resume in the middle of a stream of tasks.
 
     Subclasses implement two hooks, both in TensorFlow operations only:
 
     - `_draw(seed)` draws the random numbers of `BLOCK` episodes: a dictionary
       of tensors whose first axis is the episode.
     - `_realize(drawn)` turns the drawn numbers of any number of episodes into
-      their data, `(x, y)`. It must give an episode the same bits whatever
-      episodes stand beside it; set `_episodes_per_call` where that takes a
-      fixed number of episodes a call.
+      their data, `(x, y)`. The bits of an episode must not depend on the
+      episodes beside it. If they depend on how many there are, set
+      `_episodes_per_call`.
 
     Args:
         seed: int. Two distributions with the same arguments and seed hold the
@@ -60,8 +66,8 @@ class TaskDistribution:
     def __init__(self, seed: int = 0) -> None:
         self.seed = check_seed(seed)
         # The next episode's number and an iterator that is about to give it.
-        self._stream: tuple[int, Any] | None = None
-        # Traced once, not again by each `batch` and `episode`.
+        self._stream: tuple[int, Iterator[EpisodeTensors]] | None = None
+        # Traced once for all calls of `batch` and `episode`.
         self._draw_function = tf.function(
             lambda block: self._draw(
                 tf.stack([tf.constant(self.seed, tf.int64), block])
@@ -73,26 +79,25 @@ class TaskDistribution:
             lambda drawn: self._realize(drawn), autograph=False
         )
 
-    def episode(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def episode(self, index: int) -> Episode:
         """Draws one episode.
 
         Args:
             index: int. The episode's number, at least 0.
 
         Returns:
-            `(x, y)`: `x` a dictionary of `"support_x"`
+            `(x, y)` of numpy arrays. `x` is a dictionary of `"support_x"`
             `(support, *input_shape)`, `"support_y"`
             `(support, *target_shape)` and `"query_x"`
-            `(query, *input_shape)`, and `y` the targets of the query set,
-            `(query, *target_shape)`, all numpy arrays.
+            `(query, *input_shape)`. `y` holds the targets of the query set,
+            `(query, *target_shape)`.
 
         Raises:
             ValueError: If `index` is negative or not an integer.
         """
         index = check_integer("index", index, minimum=0)
-        # Through the same pipeline as `batch`: TensorFlow optimizes the graph
-        # of a plain function differently, and the last bit would differ. It
-        # is slow to start, so the next episode is taken from it as well.
+        # `batch`, since a plain function may differ in the last bit. A stream
+        # starts slowly, so the next episode comes from the same one.
         if self._stream is None or self._stream[0] != index:
             self._stream = index, iter(self.batch(1, start=index))
         _, iterator = self._stream
@@ -111,9 +116,10 @@ class TaskDistribution:
 
         Args:
             tasks: int. The number of episodes in a meta-batch.
-            count: int. The number of episodes in all; the last meta-batch is
-                smaller when `tasks` does not divide it. Defaults to `None`,
-                an endless stream (`fit` then needs `steps_per_epoch`).
+            count: int. The number of episodes in all. If `tasks` does not
+                divide `count`, the last meta-batch is smaller. Defaults to
+                `None`, an endless stream, with which `fit` needs
+                `steps_per_epoch`.
             start: int. The number of the first episode. Defaults to `0`.
 
         Returns:
@@ -131,7 +137,7 @@ class TaskDistribution:
         start = check_integer("start", start, minimum=0)
         if count is not None:
             count = check_integer("count", count)
-        # Nothing is ever dropped; this only makes the task axis static.
+        # `drop_remainder` drops nothing here; it makes the task axis static.
         static = count is None or count % tasks == 0
         dataset = self._draw_episodes(start, count)
         if self._episodes_per_call is None:
@@ -157,9 +163,7 @@ class TaskDistribution:
         """Draws the random numbers of `BLOCK` episodes."""
         raise NotImplementedError
 
-    def _realize(
-        self, drawn: dict[str, tf.Tensor]
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def _realize(self, drawn: dict[str, tf.Tensor]) -> EpisodeTensors:
         """Turns drawn numbers into the data of their episodes."""
         raise NotImplementedError
 
@@ -194,15 +198,17 @@ def split_seed(seed: tf.Tensor, number: int) -> list[tf.Tensor]:
 
 
 def uniform(
-    seed: tf.Tensor, shape: Any, low: Any = 0.0, high: Any = 1.0
-) -> Any:
+    seed: tf.Tensor, shape: Sequence[int], low: float = 0.0, high: float = 1.0
+) -> tf.Tensor:
     """Draws float32 numbers, uniform in [low, high)."""
     return tf.random.stateless_uniform(
         shape, seed, minval=low, maxval=high, alg=_ALGORITHM
     )
 
 
-def normal(seed: tf.Tensor, shape: Any, stddev: Any = 1.0) -> Any:
+def normal(
+    seed: tf.Tensor, shape: Sequence[int], stddev: float = 1.0
+) -> tf.Tensor:
     """Draws float32 numbers, normal with mean 0."""
     return tf.random.stateless_normal(
         shape, seed, stddev=stddev, alg=_ALGORITHM
@@ -218,13 +224,13 @@ def _without_first_axis(element):
     return tf.nest.map_structure(lambda value: value[0].numpy(), element)
 
 
-def split_points(x: tf.Tensor, y: tf.Tensor, support: int) -> Any:
-    """Episodes `(x, y)` of which the first `support` points are to learn from.
+def split_points(x: tf.Tensor, y: tf.Tensor, support: int) -> EpisodeTensors:
+    """Makes episodes `(x, y)` of points: support points first, then query.
 
     Args:
         x: tensor of shape `(episodes, points, ...)`.
         y: tensor of shape `(episodes, points, ...)`, the targets.
-        support: int.
+        support: int. The number of support points.
     """
     inputs = {
         "support_x": x[:, :support],

@@ -23,24 +23,24 @@ def from_tfds(
 ) -> ClassPool:
     """Makes a pool of classes from a dataset of TensorFlow Datasets.
 
-    The splits asked for are merged: what divides the classes among training,
-    validation and test is `ClassPool.split`. An example that several of them
-    hold, with the same image and label, is kept once (Omniglot's `small1` and
-    `small2` repeat parts of `train`), so that support and query cannot share
-    it.
+    The pool holds the examples of all `splits` together. To divide the classes
+    among training, validation and test, call `ClassPool.split`. If several
+    splits hold an example with the same image and label, the pool keeps it
+    once, so that support and query cannot share it. In Omniglot, `small1` and
+    `small2` repeat parts of `train`.
 
     Args:
         name: str. The dataset's name, such as `"omniglot"` or `"cifar100"`.
         splits: string or sequence of strings, in TFDS's notation, such as
             `"train"` or `["train[:50%]", "test"]`. Defaults to `None`, every
             split of the dataset.
-        data_dir: path-like. Where the dataset is or shall be. Defaults to the
+        data_dir: path-like. The folder of prepared datasets. Defaults to the
             environment variable `TFDS_DATA_DIR`, then to TFDS's own default.
-        download: bool. Whether to download and prepare the dataset if it is not
-            there. Defaults to `True`.
-        preprocess: function of one image, in TensorFlow operations, applied
-            once. Defaults to `None`: images stay as they are and must all have
-            the same size.
+        download: bool. Whether to download and prepare the dataset if
+            `data_dir` does not hold it. Defaults to `True`.
+        preprocess: function of one image, in TensorFlow operations. It runs
+            once for each image. Defaults to `None`: images stay as they are,
+            and all must have the same size.
         image_key: str. The feature that holds the image. Defaults to `"image"`.
         label_key: str. The feature that holds the class, an integer or string.
             Defaults to `"label"`.
@@ -49,9 +49,10 @@ def from_tfds(
         A `ClassPool`.
 
     Raises:
-        ValueError: If there is no such dataset, it is not there and may not or
-            cannot be downloaded, it has no such split or feature, or an image
-            cannot be read or preprocessed or has another size than the first.
+        ValueError: If there is no such dataset; if `data_dir` does not hold the
+            dataset and `download` is `False` or the download fails; if the
+            dataset has no such split or feature; or if an image cannot be read
+            or preprocessed or differs in size from the first.
 
     Example:
 
@@ -77,7 +78,7 @@ def from_tfds(
             )
     names = _check_splits(builder, splits)
 
-    # Images stay encoded until after they are named by a fingerprint.
+    # The fingerprint of an image is taken before the image is decoded.
     image_feature = features[image_key]
     is_image = isinstance(image_feature, tfds.features.Image)
     decoders = tfds.decode.PartialDecoding(
@@ -168,11 +169,11 @@ def _check_splits(builder, splits):
 
 
 def _distinct(labels, fingerprints, splits):
-    """Returns the examples that are not a repetition of another split's.
+    """Returns the examples that do not repeat an example of another split.
 
-    Of equal examples, the i-th in a split counts as the same as the i-th in
-    another. Within a split all are kept: Omniglot has one class (`Braille_0`)
-    of which two drawings are equal to the last bit.
+    Of several equal examples, the i-th of one split counts as the i-th of
+    another. Equal examples of one split are all kept: Omniglot's class
+    `Braille_0` has two drawings that are equal to the last bit.
     """
     _, classes = np.unique(labels, return_inverse=True)
     examples = np.stack([fingerprints, classes, splits], axis=1)

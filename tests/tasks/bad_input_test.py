@@ -1,9 +1,11 @@
 """A table of impossible input and what the error says about it."""
 
 import math
+import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_maml import tasks
 from keras_maml import tasks as t
@@ -109,17 +111,6 @@ TABLE = {
         "`index`",
         "index='0'",
     ),
-    "plot dimension": (
-        lambda: t.GaussianTasks(dimension=3).plot(),
-        "dimension 2",
-        "dimension=3",
-    ),
-    "plot line dimension": (
-        lambda: t.GaussianTasks(kind="regression").plot(),
-        "dimension 1",
-        "dimension=2",
-    ),
-    "plot index": (lambda: t.GaussianTasks().plot([-1]), "`indices`", "=-1"),
     # Glyphs.
     "glyphs n_way": (lambda: t.Glyphs(0), "`n_way`", "n_way=0"),
     "glyphs k_shot": (lambda: t.Glyphs(5, 0), "`k_shot`", "k_shot=0"),
@@ -304,6 +295,11 @@ FOLDERS = {
         {"color_mode": "cmyk"},
         ["`color_mode`", "grayscale", "rgb", "color_mode='cmyk'"],
     ),
+    "follow_links": (
+        GOOD,
+        {"follow_links": "yes"},
+        ["`follow_links`", "follow_links='yes'"],
+    ),
     "image_size 0": (GOOD, {"image_size": 0}, ["`image_size`", "=0"]),
     "image_size triple": (
         GOOD,
@@ -315,8 +311,6 @@ FOLDERS = {
 
 @pytest.mark.parametrize("row", FOLDERS)
 def test_bad_folder(row, tmp_path):
-    import tensorflow as tf
-
     files, arguments, parts = FOLDERS[row]
     sizes = {"png": (6, 6, 3), "large": (7, 6, 3)}
     for name, content in files.items():
@@ -336,3 +330,51 @@ def test_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="must be a folder") as caught:
         tasks.from_folder(tmp_path / "none")
     assert_message(caught.value, ["path=", "none"])
+
+
+# Links beneath the folder (path to what it leads to), whether they are
+# followed, and what the message must contain.
+LINKS = {
+    "class": ({"b": "../other"}, False, ["follow_links=True", "root/b,"]),
+    "image": (
+        {"a/3.png": "../../other/1.png"},
+        False,
+        ["follow_links=True", "a/3.png,"],
+    ),
+    "deep": (
+        {"c/d": "../../other", "e": "a"},
+        False,
+        ["follow_links=True", "c/d,"],
+    ),
+    "nowhere": ({"b": "../gone"}, False, ["follow_links=True", "root/b,"]),
+    "followed nowhere": ({"b": "../gone"}, True, ["nowhere", "root/b"]),
+    "image nowhere": ({"a/3.png": "gone"}, True, ["nowhere", "a/3.png"]),
+    "loop to the root": ({"a/b": ".."}, True, ["loop", "root.", "a/b"]),
+    "loop to itself": ({"b": "b"}, True, ["loop", "root/b"]),
+    "loop of two": ({"d": "e", "e": "d"}, True, ["loop", "root/d"]),
+    "loop from outside": ({"b": ".."}, True, ["loop", "root.", "b/root"]),
+}
+
+
+@pytest.mark.parametrize("row", LINKS)
+def test_bad_links(row, tmp_path):
+    links, follow_links, parts = LINKS[row]
+    root = tmp_path / "root"
+    for path in (root / "a", root / "c", tmp_path / "other"):
+        path.mkdir(parents=True)
+        image = tf.io.encode_png(tf.zeros([6, 6, 3], tf.uint8)).numpy()
+        (path / "1.png").write_bytes(image)
+    for path, target in links.items():
+        (root / path).symlink_to(target)
+    with pytest.raises(ValueError) as caught:
+        tasks.from_folder(root, follow_links=follow_links)
+    assert_message(caught.value, ["Received: ", parts[-1]])
+    assert_message(caught.value, parts[:-1])
+
+
+def test_pipe_named_as_an_image(tmp_path):
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "1.png")
+    with pytest.raises(ValueError, match="regular file") as caught:
+        tasks.from_folder(tmp_path)
+    assert_message(caught.value, ["Received: ", "a/1.png"])

@@ -140,37 +140,3 @@ def test_negative_log_likelihood_is_saved_with_a_model(tmp_path):
     assert loaded.evaluate(x, y, verbose=0) == pytest.approx(
         model.evaluate(x, y, verbose=0)
     )
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        tasks.GaussianTasks(6, 4),
-        tasks.GaussianTasks(6, 4, kind="regression", dimension=1),
-    ],
-    ids=["density", "regression"],
-)
-def test_picture_shows_the_points_of_each_task(source, tmp_path):
-    ax = source.plot([2, 7], path=tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
-    drawn = [line.get_xydata() for line in ax.lines]
-    for index in (2, 7):
-        x, y = source.episode(index)
-        for inputs, targets in (
-            (x["support_x"], x["support_y"]),
-            (x["query_x"], y),
-        ):
-            points = targets
-            if source.kind == "regression":
-                points = np.concatenate([inputs, targets], axis=1)
-            assert any(np.array_equal(points, line) for line in drawn)
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels[1:] == ["$p_{2}$", "$p_{7}$", "support", "query"]
-    assert labels[0].startswith("$P$")
-
-
-def test_picture_on_given_axes():
-    from matplotlib.figure import Figure
-
-    ax = Figure().add_subplot()
-    assert tasks.GaussianTasks().plot([0], ax=ax) is ax

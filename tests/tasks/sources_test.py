@@ -51,16 +51,58 @@ def test_nested_folders_and_other_files(tmp_path):
     assert pool.counts.tolist() == [2, 2, 2, 2]
 
 
+def test_linked_folders_and_images_count_if_asked_for(tmp_path):
+    root, other = tmp_path / "root", tmp_path / "other"
+    write(root / "crow" / "1.png", 10)
+    write(other / "ant" / "1.png", 20)
+    write(other / "ant" / "2.png", 30)
+    (root / "birds" / "owl").mkdir(parents=True)
+    (root / "birds" / "owl" / "1.png").symlink_to(other / "ant" / "2.png")
+    (root / "insects").symlink_to(other)
+    (root / "again").symlink_to("crow")
+    pool = tasks.from_folder(root, follow_links=True)
+    assert pool.class_names == ["again", "birds/owl", "crow", "insects/ant"]
+    assert pool.x[:, 0, 0, 0].tolist() == [10, 30, 10, 20, 30]
+
+
+def test_links_that_are_no_images_are_passed_over(tmp_path):
+    write(tmp_path / "root" / "crow" / "1.png", 10)
+    write(tmp_path / ".hidden" / "1.png", 20)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "root" / "notes.txt").symlink_to("../notes.txt")
+    (tmp_path / "root" / ".trash").symlink_to("../.hidden")
+    for follow_links in (False, True):
+        pool = tasks.from_folder(tmp_path / "root", follow_links=follow_links)
+        assert pool.class_names == ["crow"]
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path):
+    write(tmp_path / "root" / "crow" / "1.png", 10)
+    (tmp_path / "link").symlink_to("root")
+    assert tasks.from_folder(tmp_path / "link").class_names == ["crow"]
+
+
+def test_folder_named_as_an_image(tmp_path):
+    write(tmp_path / "crow.png" / "1.png", 10)
+    (tmp_path / "crow.png" / "empty.png").mkdir()
+    assert tasks.from_folder(tmp_path).class_names == ["crow.png"]
+
+
 def test_folder_examples_are_of_their_class(tmp_path):
     for value in range(12):
         write(tmp_path / f"class {value % 4}" / f"{value}.png", value)
+    # An episode of all of them.
     source = tasks.from_folder(tmp_path).episodes(4, 1, 2)
-    for index in range(3):
-        names = source.classes(index)
-        x, y = source.episode(index)
-        for image, label in zip(x["query_x"], y, strict=True):
-            value = round(255 * image[0, 0, 0])
-            assert names[label] == f"class {value % 4}"
+    names = source.classes(0)
+    x, y = source.episode(0)
+    seen = set()
+    for image, label in zip(
+        [*x["support_x"], *x["query_x"]], [*x["support_y"], *y], strict=True
+    ):
+        value = round(255 * image[0, 0, 0])
+        assert names[label] == f"class {value % 4}"
+        seen.add(value)
+    assert seen == set(range(12))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ SOURCES = {
     "regression": lambda seed: tasks.GaussianTasks(
         kind="regression", dimension=3, seed=seed
     ),
-    "glyphs": lambda seed: tasks.Glyphs(3, 1, 2, seed=seed),
+    "glyphs": lambda seed: tasks.Glyphs(3, 1, 2, image_size=12, seed=seed),
     "episodes": lambda seed: _pool().episodes(5, 1, 2, seed=seed),
     "rotations": lambda seed: _pool().episodes(
         5, 2, 1, rotations=True, seed=seed
@@ -32,9 +32,16 @@ SOURCES = {
 }
 
 
-@pytest.fixture(params=SOURCES)
+@pytest.fixture(scope="module", params=SOURCES)
 def make(request):
+    """A function from a seed to a source."""
     return SOURCES[request.param]
+
+
+@pytest.fixture(scope="module")
+def source(make):
+    """The source of seed 0, whose functions are traced once for all tests."""
+    return make(0)
 
 
 def episodes(dataset):
@@ -57,42 +64,57 @@ def assert_all_equal(first, second):
         assert_equal(a, b)
 
 
-def test_meta_batches_hold_the_episodes_of_their_numbers(make):
+@pytest.fixture(scope="module")
+def stream(source):
+    """The first episodes, into the second block."""
+    return source.batch(16).take(5)
+
+
+@pytest.fixture(scope="module")
+def first(stream):
+    return list(episodes(stream))
+
+
+def test_meta_batches_hold_the_episodes_of_their_numbers(source, make, first):
+    assert len(first) > BLOCK + 9
     # Across the end of a block, in and out of step with it.
     numbers = range(BLOCK - 5, BLOCK + 9)
-    source, again = make(0), make(0)
-    expected = [source.episode(number) for number in numbers]
-    for size in (1, 4, 14):
-        stream = again.batch(size, count=len(numbers), start=numbers.start)
-        assert_all_equal(episodes(stream), expected)
+    expected = first[BLOCK - 5 : BLOCK + 9]
+    assert_all_equal([source.episode(number) for number in numbers], expected)
+    again = make(0)
+    for size in (4, 14):
+        part = again.batch(size, count=len(numbers), start=numbers.start)
+        assert_all_equal(episodes(part), expected)
 
 
-def test_episode_in_any_order(make):
-    source = make(0)
-    last, first, again = (source.episode(number) for number in (70, 3, 70))
-    assert_equal(last, again)
-    assert not np.array_equal(last[0]["support_y"], first[0]["support_y"])
+def test_episode_in_any_order(source, first):
+    assert_equal(source.episode(70), first[70])
+    assert_equal(source.episode(3), first[3])
+    x, other = first[70][0], first[3][0]
+    assert not np.array_equal(x["support_y"], other["support_y"])
 
 
-def test_resuming_equals_never_having_stopped(make):
-    source = make(0)
-    whole = list(episodes(source.batch(6).take(14)))
-    resumed = list(episodes(source.batch(6, start=5 * 6).take(9)))
-    assert_all_equal(whole[5 * 6 :], resumed)
+def test_resuming_equals_never_having_stopped(source, first):
+    resumed = list(episodes(source.batch(6, start=5 * 6).take(7)))
+    assert_all_equal(first[5 * 6 : 12 * 6], resumed)
 
 
-def test_a_second_pass_equals_the_first(make):
-    stream = make(0).batch(5, count=10)
-    assert_all_equal(episodes(stream), episodes(stream))
+def test_a_second_pass_equals_the_first(stream, first):
+    assert_all_equal(episodes(stream), first)
 
 
-def test_seeds_and_numbers_give_different_episodes(make):
+def test_seeds_and_numbers_give_different_episodes(make, first):
+    count = len(first)
     seen = [
         x["support_x"].tobytes() + x["support_y"].tobytes()
-        for seed in (0, 1, 2**32 - 1)
-        for x, _ in episodes(make(seed).batch(8, count=2 * BLOCK, start=9))
+        for stream in (
+            first,
+            episodes(make(1).batch(count, count=count)),
+            episodes(make(2**32 - 1).batch(count, count=count)),
+        )
+        for x, _ in stream
     ]
-    assert len(set(seen)) == len(seen) == 6 * BLOCK
+    assert len(set(seen)) == len(seen) == 3 * count
 
 
 @pytest.mark.parametrize(
@@ -119,26 +141,26 @@ def test_endless_stream():
     assert not stream.options().autotune.enabled
 
 
-def test_shapes_are_known_before_the_first_meta_batch(make):
-    source = make(0)
+def test_shapes_are_known_before_the_first_meta_batch(source, first):
+    x, y = first[0]
+    assert set(x) == {"support_x", "support_y", "query_x"}
     for stream, size in (
         (source.batch(4), 4),
         (source.batch(4, count=8, start=1), 4),
         (source.batch(4, count=9), None),
     ):
-        (x, y), (x_spec, y_spec) = next(iter(stream)), stream.element_spec
-        assert set(x) == {"support_x", "support_y", "query_x"}
+        x_spec, y_spec = stream.element_spec
+        assert set(x_spec) == set(x)
         for value, spec in [(x[name], x_spec[name]) for name in x] + [
             (y, y_spec)
         ]:
-            assert spec.shape.as_list() == [size, *value.shape[1:]]
+            assert spec.shape.as_list() == [size, *value.shape]
             assert spec.dtype == value.dtype
-        assert len(y) == 4
 
 
-def test_two_replicas_share_the_meta_batch(make):
+def test_two_replicas_share_the_meta_batch(source, first):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    stream = make(0).batch(4, count=8, start=BLOCK - 2)
+    stream = source.batch(4, count=8, start=BLOCK - 2)
     distributed = strategy.experimental_distribute_dataset(stream)
     got = []
     for x, y in distributed:
@@ -155,11 +177,11 @@ def test_two_replicas_share_the_meta_batch(make):
                 ({k: v[task] for k, v in local[0].items()}, local[1][task])
                 for task in range(2)
             ]
-    assert_all_equal(got, episodes(stream))
+    assert_all_equal(got, first[BLOCK - 2 : BLOCK + 6])
 
 
-def test_keras_takes_the_stream(make):
-    stream = make(0).batch(2, count=6)
+def test_keras_takes_the_stream(source):
+    stream = source.batch(2, count=6)
     seen = []
 
     class Model(keras.Model):
