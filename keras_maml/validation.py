@@ -42,6 +42,11 @@ def check_seed(value: Any) -> int:
     return check_integer("seed", value, minimum=0, maximum=MAX_SEED)
 
 
+def layer_seed(seed: int, index: int) -> int:
+    """The seed of layer `index`: layers of equal shape must start unequal."""
+    return 1000 * seed + index
+
+
 def check_range(name: str, value: Any) -> tuple[float, float]:
     """Returns `value` as two finite floats in ascending order."""
     try:

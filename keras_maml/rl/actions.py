@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.settings import Settings
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class ContinuousActions:
+class ContinuousActions(Settings):
     """Vectors of numbers; a policy gives a diagonal Gaussian over them.
 
     A policy's outputs are a dict of `"mean"` and `"log_std"`, each of shape
@@ -103,13 +104,9 @@ class ContinuousActions:
     def get_config(self) -> dict[str, Any]:
         return {"size": self.size, "low": self.low, "high": self.high}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ContinuousActions":
-        return cls(**config)
-
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class DiscreteActions:
+class DiscreteActions(Settings):
     """One of some actions, by number; a policy gives their logits.
 
     A policy's outputs are a tensor `(..., count)`; actions are `int32`.
@@ -178,7 +175,3 @@ class DiscreteActions:
 
     def get_config(self) -> dict[str, Any]:
         return {"count": self.count}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "DiscreteActions":
-        return cls(**config)

@@ -22,6 +22,7 @@ from keras_maml.rl.policy_learner import support_of
 from keras_maml.rl.surrogates import SURROGATES
 from keras_maml.rl.trajectories import Trajectories
 from keras_maml.rl.trajectories import check_trajectories
+from keras_maml.settings import deserialized
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_seed
@@ -471,14 +472,7 @@ class MetaPolicySearch(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = {
-            key: keras.saving.deserialize_keras_object(
-                value, custom_objects=custom_objects
-            )
-            if isinstance(value, dict)
-            else value
-            for key, value in config.items()
-        }
+        config = deserialized(config, custom_objects)
         if "adapt" in config:  # Saved by 0.1.
             config["adapted_weights"] = config.pop("adapt")
         return cls(**config)

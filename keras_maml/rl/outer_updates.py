@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from keras_maml.exact.conjugate_gradient import conjugate_gradient
 from keras_maml.exact.conjugate_gradient import dot
+from keras_maml.settings import Settings
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
 
-class OuterUpdate:
+class OuterUpdate(Settings):
     """Base class of the ways to move θ, given one meta-batch of roll-outs."""
 
     def optimizer(self) -> keras.Optimizer | None:
@@ -47,13 +48,6 @@ class OuterUpdate:
             A dict of scalars for the logs.
         """
         raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "OuterUpdate":
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
@@ -239,12 +233,3 @@ class PPO(OuterUpdate):
         if not isinstance(rate, (int, float)):
             rate = keras.saving.serialize_keras_object(rate)
         return {"learning_rate": rate, "steps": self.steps, "clip": self.clip}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "PPO":
-        config = dict(config)
-        if isinstance(config["learning_rate"], dict):
-            config["learning_rate"] = keras.saving.deserialize_keras_object(
-                config["learning_rate"]
-            )
-        return cls(**config)

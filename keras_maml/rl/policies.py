@@ -13,6 +13,7 @@ from keras_maml.rl.environments.environment import check_environment
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_seed
+from keras_maml.validation import layer_seed
 
 
 def mlp_policy(
@@ -65,7 +66,7 @@ def mlp_policy(
     actions = environment.actions
 
     def dense(units, number, **kwargs):
-        initializer = keras.initializers.GlorotUniform(1000 * seed + number)
+        initializer = keras.initializers.GlorotUniform(layer_seed(seed, number))
         return layers.Dense(units, kernel_initializer=initializer, **kwargs)
 
     x = h = keras.Input(environment.observation_shape)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_maml.rl.actions import ContinuousActions
 from keras_maml.rl.actions import DiscreteActions
+from keras_maml.settings import Settings
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
 
@@ -13,7 +14,7 @@ from keras_maml.validation import check_seed
 _TASKS = 2
 
 
-class Environment:
+class Environment(Settings):
     """Base class: the dynamics that tasks share, and a distribution of goals.
 
     A task is whatever `sample_tasks` gives: a goal, a tensor or a structure of
@@ -95,13 +96,6 @@ class Environment:
             seed: int. Defaults to `0`.
         """
         return TaskSampler(self, count, seed)
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        return cls(**config)
 
 
 class TaskSampler:
