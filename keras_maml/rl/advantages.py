@@ -1,5 +1,6 @@
 """From rewards to advantages."""
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -14,18 +15,12 @@ def discounted_sums(values, discount):
         A tensor `(..., H)`.
     """
     horizon = values.shape[-1]
-    steps = tf.range(horizon)
-    ahead = steps[:, None] - steps[None, :]
-    powers = tf.where(
-        ahead >= 0,
-        tf.pow(
-            tf.constant(discount, values.dtype),
-            tf.cast(tf.maximum(ahead, 0), values.dtype),
-        ),
-        tf.constant(0, values.dtype),
-    )
-    # One product with a matrix in the place of a loop over steps.
-    return tf.matmul(values, powers)
+    # One product with a matrix instead of a loop over steps. In float64: a GPU
+    # multiplies float32 matrices as TensorFloat-32, with 10 bits.
+    later = np.arange(horizon)[:, None] - np.arange(horizon)
+    powers = np.where(later >= 0, float(discount) ** np.maximum(later, 0), 0.0)
+    sums = tf.matmul(tf.cast(values, tf.float64), tf.constant(powers))
+    return tf.cast(sums, values.dtype)
 
 
 def generalized_advantages(rewards, values, valid, discount, gae_lambda):
