@@ -419,6 +419,7 @@ class MetaPolicySearch(keras.Model):
         format="tf_saved_model",
         verbose=None,
         input_signature=None,
+        **kwargs,
     ):
         """Writes a SavedModel that adapts and acts without this library.
 
@@ -434,17 +435,24 @@ class MetaPolicySearch(keras.Model):
             filepath: path of the SavedModel.
             format: `"tf_saved_model"`.
             verbose: bool. Whether to print a message.
-            input_signature: not used; shapes are the environment's.
+            input_signature: `None`. The environment gives the shapes.
+            **kwargs: none. Keras's are for other formats.
 
         Raises:
-            ValueError: if `format` is another one, or there is an
-                `input_signature`.
+            ValueError: if an argument cannot be honoured.
         """
-        if format != "tf_saved_model" or input_signature is not None:
+        received = {
+            "format": format,
+            "input_signature": input_signature,
+            **kwargs,
+        }
+        if received != {"format": "tf_saved_model", "input_signature": None}:
             raise ValueError(
-                'Only `format="tf_saved_model"` can hold the inner loop, with '
-                "the environment's shapes. Received: "
-                f"format={format!r}, input_signature={input_signature!r}"
+                'Only `format="tf_saved_model"` can hold the inner loop, and '
+                "the environment gives the shapes. Received: "
+                + ", ".join(
+                    f"{key}={value!r}" for key, value in received.items()
+                )
             )
         policy_serving.export(self, filepath, verbose)
 
@@ -454,6 +462,8 @@ class MetaPolicySearch(keras.Model):
         serialize = keras.saving.serialize_keras_object
         inner = self.meta_model.get_config()
         return {
+            # Keras's own: name, dtype and trainable.
+            **super().get_config(),
             "policy": inner["learner"],
             "environment": serialize(self.environment),
             "inner_optimizer": inner["inner_optimizer"],
@@ -467,7 +477,6 @@ class MetaPolicySearch(keras.Model):
             "gae_lambda": self.gae_lambda,
             "seed": self.seed,
             "task_parallelism": inner["task_parallelism"],
-            "name": self.name,
         }
 
     @classmethod

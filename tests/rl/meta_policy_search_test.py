@@ -100,11 +100,17 @@ def test_config():
         discount=0.9,
         gae_lambda=0.8,
         seed=3,
+        trainable=False,
+        dtype="mixed_bfloat16",
+        name="searched",
     )
     config = meta_policy.get_config()
     # Keras empties what it is given.
     again = rl.MetaPolicySearch.from_config(copy.deepcopy(config))
     assert again.get_config() == config
+    assert not again.trainable
+    assert again.dtype_policy.name == "mixed_bfloat16"
+    assert again.name == "searched"
 
 
 @pytest.mark.parametrize("inner_steps", [1, 2])
@@ -189,8 +195,9 @@ def test_export(tmp_path, environment):
         tf.nest.flatten(before), tf.nest.flatten(meta_policy(query))
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="`format=.*Received: format='onnx'"):
-        meta_policy.export(str(tmp_path / "other"), format="onnx")
+    for name in ("format", "input_signature", "opset_version"):
+        with pytest.raises(ValueError, match=f"Received: .*{name}='onnx'"):
+            meta_policy.export(str(tmp_path / "other"), **{name: "onnx"})
 
 
 @pytest.mark.parametrize(

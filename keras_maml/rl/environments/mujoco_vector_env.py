@@ -45,7 +45,6 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv):
         env = gymnasium.make(env_id)
         robot = env.unwrapped
         self.num_envs = num_envs
-        self._env_id = env_id
         self.goal = np.zeros(num_envs)
         self._forward_reward = forward_reward
         self._hidden_positions = hidden_positions

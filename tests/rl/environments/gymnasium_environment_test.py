@@ -126,7 +126,7 @@ def test_robots_move_as_in_gymnasium(kind):
     options = {}
     if kind is rl.AntDirection:
         options["include_cfrc_ext_in_observation"] = False
-    single = gymnasium.make(robots._env_id, **options)
+    single = gymnasium.make(kind._ROBOT["env_id"], **options)
     single.reset(seed=0)
     rng = np.random.default_rng(0)
     for _ in range(5):
