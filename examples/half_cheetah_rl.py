@@ -146,7 +146,7 @@ def train(config, name, inner_steps, iterations):
     log = os.path.join(folder, "log.csv")
     search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),
-        iterations,
+        epochs=iterations,
         verbose=2,
         callbacks=[
             # Before the backup: no iteration is to be missing.

@@ -168,7 +168,7 @@ def train(config, name, iterations, **kwargs):
     bar = config.progress == "bar"
     search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),
-        iterations,
+        epochs=iterations,
         verbose=2 if bar else 0,
         callbacks=[
             # Before the backup: no iteration is to be missing.

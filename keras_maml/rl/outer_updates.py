@@ -13,7 +13,13 @@ from keras_maml.validation import check_number
 
 
 class OuterUpdate(Settings):
-    """Base class of the ways to move θ, given one meta-batch of roll-outs."""
+    """Base class of the ways to move θ, given one meta-batch of roll-outs.
+
+    Attributes:
+        log_names: tuple of strings, the keys of what `update` returns.
+    """
+
+    log_names: tuple[str, ...] = ()
 
     def optimizer(self) -> keras.Optimizer | None:
         """The Keras optimizer that `update` uses, if any."""
@@ -45,7 +51,7 @@ class OuterUpdate(Settings):
             optimizer: what `optimizer` returned.
 
         Returns:
-            A dict of scalars for the logs.
+            A dict of scalars for the logs, with the keys `log_names`.
         """
         raise NotImplementedError
 
@@ -82,6 +88,8 @@ class TRPO(OuterUpdate):
         Schulman et al., 2015, "Trust Region Policy Optimization", appendix C;
         Finn et al., 2017, section 5.3.
     """
+
+    log_names = ("improvement", "kl", "backtracks")
 
     def __init__(
         self,
@@ -186,6 +194,8 @@ class PPO(OuterUpdate):
         Search", equation 5 and Algorithm 1.
     """
 
+    log_names = ("improvement", "kl")
+
     def __init__(
         self, learning_rate: Any = 1e-3, steps: int = 5, clip: float = 0.3
     ) -> None:
@@ -233,3 +243,12 @@ class PPO(OuterUpdate):
         if not isinstance(rate, (int, float)):
             rate = keras.saving.serialize_keras_object(rate)
         return {"learning_rate": rate, "steps": self.steps, "clip": self.clip}
+
+
+def check_outer_update(outer_update: object) -> None:
+    """Raises `ValueError` if this is not an `OuterUpdate`."""
+    if not isinstance(outer_update, OuterUpdate):
+        raise ValueError(
+            "`outer_update` must be a `keras_maml.rl.TRPO` or a "
+            f"`keras_maml.rl.PPO`. Received: outer_update={outer_update!r}"
+        )

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras_maml.evaluation import TaskScores
 from keras_maml.rl.meta_policy_search import MetaPolicySearch
-from keras_maml.rl.trajectories import Trajectories
+from keras_maml.rl.trajectories import mean_returns
 
 
 def evaluate_returns(
@@ -48,8 +48,3 @@ def evaluate_returns(
         number: TaskScores(mean_returns(trajectories))
         for number, trajectories in enumerate(collected)
     }
-
-
-def mean_returns(trajectories: Trajectories) -> Any:
-    """Each task's mean of the episodes' sums of rewards, `(T,)`."""
-    return trajectories.rewards.sum(-1).mean(-1)

@@ -57,3 +57,12 @@ def dice(log_probs, old_log_probs, advantages, valid):
 
 
 SURROGATES = {"score_function": score_function, "lvc": lvc, "dice": dice}
+
+
+def check_surrogate(surrogate):
+    """Raises `ValueError` if no surrogate has this name."""
+    if surrogate not in SURROGATES:
+        raise ValueError(
+            f"`surrogate` must be one of {sorted(SURROGATES)}. "
+            f"Received: surrogate={surrogate!r}"
+        )

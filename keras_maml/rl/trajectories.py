@@ -38,6 +38,11 @@ class Trajectories(NamedTuple):
     valid: Any
 
 
+def mean_returns(trajectories: Trajectories) -> np.ndarray:
+    """Each task's mean of the episodes' sums of rewards, `(T,)`."""
+    return trajectories.rewards.sum(-1).mean(-1)
+
+
 def check_trajectories(
     trajectories: Trajectories, environment: Environment
 ) -> Trajectories:

@@ -26,7 +26,7 @@ def problem(inner_steps=1, rematerialize=False, dtype="float64", **kwargs):
         meta_gradient=keras_maml.meta_gradients.SecondOrder(rematerialize),
     )
     objective = MetaObjective(
-        meta_policy._untracked.learner.task_learner(
+        meta_policy.meta_state.learner.task_learner(
             inner_steps, ROWS // HORIZON
         ),
         environment.actions,

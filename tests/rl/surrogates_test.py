@@ -173,7 +173,7 @@ def test_meta_gradient_is_that_of_the_expected_return():
     query = step(adapted(logits))
     count = support["valid"].shape[1] // horizon
     objective = MetaObjective(
-        meta_policy._untracked.learner.task_learner(1, count),
+        meta_policy.meta_state.learner.task_learner(1, count),
         environment.actions,
         meta_policy.meta_model.meta_gradient,
         rl.TRPO().ratio_loss,

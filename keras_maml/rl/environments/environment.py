@@ -1,6 +1,8 @@
 """What an environment is: many episodes of many tasks, side by side."""
 
+from collections.abc import Sequence
 from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -10,8 +12,17 @@ from keras_maml.settings import Settings
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
 
-# Of what the random numbers of a seed are; others are in meta_policy_search.
+# Tells the random numbers of tasks from others of the same seed, see
+# policy_trainer.py and meta_policy_search.py.
 _TASKS = 2
+
+# A tensor or any structure of tensors: what `sample_tasks` returns.
+Tasks: TypeAlias = Any
+# A tensor or any structure of tensors: what `reset` returns.
+State: TypeAlias = Any
+# Two integers, as TensorFlow's stateless random numbers take them. The library
+# makes them from the seeds that users pass.
+StatelessSeed: TypeAlias = tf.Tensor | Sequence[int]
 
 
 class Environment(Settings):
