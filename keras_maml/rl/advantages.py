@@ -26,18 +26,18 @@ def discounted_sums(values, discount):
 def generalized_advantages(rewards, values, valid, discount, gae_lambda):
     """Generalised advantage estimation (GAE).
 
-    An episode that reaches the horizon counts as over, as one that ends
-    before: the value of what would follow is 0.
+    An episode that reaches the horizon counts as over, like one that ends
+    earlier: the value after its last step is 0.
 
     Args:
         rewards: tensor `(..., H)`.
-        values: tensor `(..., H)`, what the baseline expects.
+        values: tensor `(..., H)`, the returns that the baseline expects.
         valid: tensor `(..., H)`, 1 for steps that were taken.
         discount: float, γ.
         gae_lambda: float, λ.
 
     Returns:
-        A tensor `(..., H)`, 0 where `valid` is.
+        A tensor `(..., H)`, 0 where `valid` is 0.
 
     Reference:
         Schulman et al., 2016, "High-Dimensional Continuous Control Using
@@ -57,7 +57,7 @@ def standardized(advantages, valid):
         valid: tensor `(..., N, H)`.
 
     Returns:
-        A tensor `(..., N, H)`, 0 where `valid` is.
+        A tensor `(..., N, H)`, 0 where `valid` is 0.
     """
     count = tf.reduce_sum(valid, [-2, -1], keepdims=True)
 

@@ -168,7 +168,7 @@ def test_bad_trajectories():
         {"goal": goals},
         "goals",
     ):
-        with pytest.raises(ValueError, match="`tasks` must be such as"):
+        with pytest.raises(ValueError, match="`tasks` must have the form"):
             meta_policy.collect(bad)
     for settings, message in (
         ({"inner_steps": -1}, "`inner_steps`"),
