@@ -63,7 +63,6 @@ def mlp_policy(
     check_number("initial_std", initial_std, above=0)
     check_seed(seed)
     actions = environment.actions
-
     x = h = keras.Input(environment.observation_shape)
     if len(environment.observation_shape) != 1:
         h = layers.Flatten()(h)

@@ -28,33 +28,18 @@ def roll_out(environment, act, tasks, episodes, seed):
     def split(tensor):
         return tf.reshape(tensor, [count, episodes, *tensor.shape[1:]])
 
-    def join(tensor):
-        return tf.reshape(tensor, [batch, *tensor.shape[2:]])
+    def draw(observations, seed):
+        outputs = act(split(observations))
+        actions = environment.actions.sample(outputs, seed)
+        return tf.reshape(actions, [batch, *actions.shape[2:]])
 
     def body(i, state, alive, arrays):
-        seeds = tf.random.experimental.stateless_fold_in(seed, i + 1)
-        seeds = tf.random.split(seeds, 2)
-        observations = tf.cast(environment.observe(state, tasks), tf.float32)
-        _check_observations(observations, environment, batch)
-        actions = join(
-            environment.actions.sample(act(split(observations)), seeds[0])
-        )
-        new_state, rewards, ended = environment.step(
-            state, actions, tasks, seeds[1]
-        )
-        _check_shape("rewards", rewards, environment, batch)
-        _check_shape("ended", ended, environment, batch)
-        still_alive = alive & ~tf.cast(ended, tf.bool)
-        # Episodes that are over keep their last state, which stays finite.
-        new_state = _where(still_alive, new_state, state)
-        values = (
-            observations,
-            actions,
-            tf.where(alive, tf.cast(rewards, tf.float32), 0.0),
-            tf.cast(alive, tf.float32),
+        step_seed = tf.random.experimental.stateless_fold_in(seed, i + 1)
+        state, still_alive, values = _step(
+            environment, draw, tasks, state, alive, step_seed
         )
         arrays = [a.write(i, value) for a, value in zip(arrays, values)]
-        return i + 1, new_state, still_alive, arrays
+        return i + 1, state, still_alive, arrays
 
     _, _, _, arrays = tf.while_loop(
         lambda i, state, alive, arrays: tf.reduce_any(alive),
@@ -73,6 +58,34 @@ def roll_out(environment, act, tasks, episodes, seed):
     return Trajectories(
         *(split(tf.einsum("hb...->bh...", array.stack())) for array in arrays)
     )
+
+
+def _step(environment, draw, tasks, state, alive, seed):
+    """Takes a step in B episodes.
+
+    Returns:
+        A tuple of the new states, a tensor `(B,)` that tells which episodes
+        continue, and the fields of `Trajectories` for this step.
+    """
+    seeds = tf.random.split(seed, 2)
+    observations = tf.cast(environment.observe(state, tasks), tf.float32)
+    batch = alive.shape[0]
+    _check_observations(observations, environment, batch)
+    actions = draw(observations, seeds[0])
+    new_state, rewards, ended = environment.step(
+        state, actions, tasks, seeds[1]
+    )
+    _check_shape("rewards", rewards, environment, batch)
+    _check_shape("ended", ended, environment, batch)
+    still_alive = alive & ~tf.cast(ended, tf.bool)
+    values = (
+        observations,
+        actions,
+        tf.where(alive, tf.cast(rewards, tf.float32), 0.0),
+        tf.cast(alive, tf.float32),
+    )
+    # Episodes that are over keep their last state, which stays finite.
+    return _where(still_alive, new_state, state), still_alive, values
 
 
 def _empty_arrays(environment, batch):
