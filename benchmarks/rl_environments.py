@@ -1,10 +1,10 @@
-"""Environment steps a second: inside the graph, and behind gymnasium.
+"""Environment steps per second: inside the graph, and in gymnasium.
 
     python -m benchmarks.rl_environments
 
-Rolls the paper's policy out in 2D navigation, as an environment of TensorFlow
-operations and as the same one of gymnasium in a `SyncVectorEnv`, in turns. The
-goals are so far away that no episode ends early.
+Rolls the paper's policy out in 2D navigation, in turns as an environment of
+TensorFlow operations and as a gymnasium environment in a `SyncVectorEnv`. The
+goals are too far away for an episode to end early.
 """
 
 import time
@@ -26,7 +26,7 @@ flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
 
 
 class Navigation(gymnasium.Env):
-    """2D navigation, as one would write it for gymnasium."""
+    """2D navigation, written for gymnasium."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
@@ -45,7 +45,7 @@ class Navigation(gymnasium.Env):
 
 
 class GymnasiumNavigation(rl.GymnasiumEnvironment):
-    """The same tasks as those of `PointNavigation`."""
+    """The tasks of `PointNavigation`."""
 
     def make_vector_env(self, num_envs):
         return gymnasium.vector.SyncVectorEnv([Navigation] * num_envs)

@@ -1,15 +1,15 @@
 """Half-cheetah: a robot that learns from a few trials where to run.
 
-Meta-trains a policy for MuJoCo's half-cheetah (or ant) from which one
-policy-gradient step, on 20 episodes, is enough to run forward or backward, or
-at a velocity, whichever is rewarded. Beside it, a policy that is trained on all
-goals at once, and then adapted in the same way. Ends with a table of returns
-and the learning curves. Needs gymnasium and MuJoCo: the extra `[rl]`.
+Meta-trains a policy for MuJoCo's half-cheetah (or ant) that runs as it is
+rewarded, forward or backward or at a velocity, after one policy-gradient step
+on 20 episodes. Compares it with a policy that is trained on all goals at once
+and then adapted in the same way. Prints a table of returns and draws the
+learning curves. Needs gymnasium and MuJoCo: the extra `[rl]`.
 
     python examples/half_cheetah_rl.py --task=direction
     python examples/half_cheetah_rl.py --task=velocity --iterations=100
 
-A run takes hours; what was interrupted goes on by the same command.
+A run takes hours. To resume one that was interrupted, repeat the command.
 """
 
 import json
@@ -45,7 +45,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "pretraining_iterations",
     200,
-    "Outer steps of the policy of all goals.",
+    "Outer steps of the policy for all goals.",
     lower_bound=0,
 )
 flags.DEFINE_integer(
@@ -75,7 +75,7 @@ flags.DEFINE_string(
 )
 
 
-# What a run that was interrupted can be gone on with and be the same.
+# A run can be resumed with the same values of these.
 TRAINING_FLAGS = (
     "task",
     "meta_batch_size",
@@ -89,7 +89,7 @@ TRAINING_FLAGS = (
 
 
 def check_flags(config, folder):
-    """Refuses to go on with what other flags have begun."""
+    """Refuses to resume a run of other flags."""
     path = os.path.join(folder, "flags.json")
     flags_now = {name: getattr(config, name) for name in TRAINING_FLAGS}
     if os.path.exists(path):
@@ -106,7 +106,7 @@ def check_flags(config, folder):
 
 
 def make_search(config, inner_steps):
-    """A search for a policy; without inner steps, for one of all goals."""
+    """A search; without inner steps, it trains one policy for all goals."""
     environment = ENVIRONMENTS[config.task](config.horizon)
     return rl.MetaPolicySearch(
         rl.mlp_policy(
@@ -124,17 +124,17 @@ def make_search(config, inner_steps):
 
 
 def read_log(path):
-    """The history of a search, a row an iteration.
+    """The history of a search, one row for each iteration.
 
-    One that was killed between log and backup is gone through again, with the
-    same result, and stands there twice.
+    A run that was killed between log and backup repeats an iteration, with the
+    same result, and logs it twice.
     """
     rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
     return rows[np.unique(rows["epoch"], return_index=True)[1]]
 
 
 def train(config, name, inner_steps, iterations):
-    """Trains a search, from where an earlier run of it stopped.
+    """Trains a search, or resumes it.
 
     Returns:
         A tuple of the search, and the returns of its iterations.
@@ -146,10 +146,10 @@ def train(config, name, inner_steps, iterations):
     log = os.path.join(folder, "log.csv")
     search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),
-        iterations,
+        epochs=iterations,
         verbose=2,
         callbacks=[
-            # Before the backup: no iteration is to be missing.
+            # Before the backup, or an iteration could be missing in the log.
             keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
             keras.callbacks.BackupAndRestore(
                 os.path.join(folder, "backup"), delete_checkpoint=False
@@ -161,7 +161,7 @@ def train(config, name, inner_steps, iterations):
 
 
 def draw(curves, title, path):
-    """Draws returns against iterations; `curves` has a label for each."""
+    """Draws returns against iterations; `curves` maps labels to returns."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6, 3.8))

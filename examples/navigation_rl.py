@@ -1,15 +1,15 @@
 """2D navigation: a policy that finds a new goal after some trial episodes.
 
 A point in the plane is rewarded for being near a goal that it does not see.
-Meta-trains a policy from which one policy-gradient step, on 20 episodes toward
-the goal, is enough to go there; beside it a policy trained on all goals at
-once, and an oracle that sees the goal. Ends with a table of returns on goals
-that were never trained on, and pictures of paths and of training.
+Meta-trains a policy that goes to a new goal after one policy-gradient step on
+20 episodes. Compares it with a policy trained on all goals at once, and with an
+oracle that sees the goal. Prints a table of returns on held-out goals, and
+draws paths and the course of training.
 
     python examples/navigation_rl.py
     python examples/navigation_rl.py --iterations=20 --nobaselines
 
-What was interrupted goes on by the same command.
+To resume a run that was interrupted, repeat the command.
 """
 
 import json
@@ -36,7 +36,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "baseline_iterations",
     100,
-    "Outer steps of the two policies beside it.",
+    "Outer steps of the two policies to compare with.",
     lower_bound=1,
 )
 flags.DEFINE_bool(
@@ -58,7 +58,7 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "rate_decay",
     0.5,
-    "What the rate is multiplied by for each further inner step of the test.",
+    "Each further inner step of the test multiplies the rate by it.",
     lower_bound=0.0,
 )
 flags.DEFINE_integer("test_steps", 3, "Inner steps of the test.", lower_bound=1)
@@ -77,11 +77,11 @@ flags.DEFINE_string(
     "output_dir", "outputs/navigation_rl", "Gets models and pictures."
 )
 flags.DEFINE_enum(
-    "progress", "bar", ["bar", "line"], "Lines of Keras's `fit`, or short ones."
+    "progress", "bar", ["bar", "line"], "Keras's lines, or shorter ones."
 )
 
 
-# What a run that was interrupted can be gone on with and be the same.
+# A run can be resumed with the same values of these.
 TRAINING_FLAGS = (
     "meta_batch_size",
     "episodes",
@@ -95,7 +95,7 @@ TRAINING_FLAGS = (
 
 
 def check_flags(config, folder):
-    """Refuses to go on with what other flags have begun."""
+    """Refuses to resume a run of other flags."""
     path = os.path.join(folder, "flags.json")
     flags_now = {name: getattr(config, name) for name in TRAINING_FLAGS}
     if os.path.exists(path):
@@ -112,7 +112,7 @@ def check_flags(config, folder):
 
 
 def make_search(config, inner_steps, observe_goal=False):
-    """A search for a policy; without inner steps, for one of all goals."""
+    """A search; without inner steps, it trains one policy for all goals."""
     environment = rl.PointNavigation(
         horizon=config.horizon, observe_goal=observe_goal
     )
@@ -146,20 +146,17 @@ class Progress(keras.callbacks.Callback):
 
 
 def read_log(path):
-    """The history of a search, a row an iteration.
+    """The history of a search, one row for each iteration.
 
-    One that was killed between log and backup is gone through again, with the
-    same result, and stands there twice.
+    A run that was killed between log and backup repeats an iteration, with the
+    same result, and logs it twice.
     """
     rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
     return rows[np.unique(rows["epoch"], return_index=True)[1]]
 
 
 def train(config, name, iterations, **kwargs):
-    """Trains a search; returns it and the history of its returns.
-
-    What stands in the output folder is gone on with.
-    """
+    """Trains a search, or resumes it; returns it and the log of its returns."""
     search = make_search(config, **kwargs)
     folder = os.path.join(config.output_dir, name)
     log = os.path.join(folder, "log.csv")
@@ -168,10 +165,10 @@ def train(config, name, iterations, **kwargs):
     bar = config.progress == "bar"
     search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),
-        iterations,
+        epochs=iterations,
         verbose=2 if bar else 0,
         callbacks=[
-            # Before the backup: no iteration is to be missing.
+            # Before the backup, or an iteration could be missing in the log.
             keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
             keras.callbacks.BackupAndRestore(
                 os.path.join(folder, "backup"), delete_checkpoint=False
@@ -184,7 +181,7 @@ def train(config, name, iterations, **kwargs):
 
 
 def held_out_goals(config):
-    """Goals of a seed that no training has."""
+    """Goals of another seed than the training's."""
     environment = rl.PointNavigation(config.horizon)
     sampler = environment.tasks(config.test_goals, seed=config.seed + 1)
     return sampler.sample(0).numpy()
@@ -239,6 +236,20 @@ def draw_training(histories, path):
     plt.close(figure)
 
 
+def print_table(rows, minutes):
+    """Prints returns by policy and number of inner steps."""
+    print(
+        f"\n2D navigation, {FLAGS.test_goals} held-out goals, "
+        f"{FLAGS.iterations} iterations, {minutes:.1f} minutes in all:"
+    )
+    steps = range(FLAGS.test_steps + 1)
+    print("mean return ± 95 % CI after so many inner steps")
+    print(" " * 12 + "".join(f"{i:>15d}" for i in steps))
+    for name, scores in rows.items():
+        cells = (f"{s.mean:.1f} ± {s.ci95:.1f}" for s in scores.values())
+        print(f"{name:12s}" + "".join(f"{cell:>15s}" for cell in cells))
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
@@ -272,18 +283,7 @@ def main(argv):
     untrained = make_search(FLAGS, inner_steps=1)
     rows["untrained"] = rl.evaluate_returns(untrained, goals, FLAGS.test_steps)
 
-    minutes = (time.time() - started) / 60
-    print(
-        f"\n2D navigation, {FLAGS.test_goals} held-out goals, "
-        f"{FLAGS.iterations} iterations, {minutes:.1f} minutes in all:"
-    )
-    steps = range(FLAGS.test_steps + 1)
-    print("mean return ± 95 % CI after so many inner steps")
-    print(" " * 12 + "".join(f"{i:>15d}" for i in steps))
-    for name, scores in rows.items():
-        cells = (f"{s.mean:.1f} ± {s.ci95:.1f}" for s in scores.values())
-        print(f"{name:12s}" + "".join(f"{cell:>15s}" for cell in cells))
-
+    print_table(rows, (time.time() - started) / 60)
     folder = FLAGS.output_dir
     with open(os.path.join(folder, "returns.json"), "w") as file:
         json.dump(

@@ -1,29 +1,37 @@
-"""Spaces of actions, and the policies' distributions over them."""
+"""Spaces of actions, and the distributions over them that policies give."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.settings import Settings
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
+# Two integers, as TensorFlow's stateless random numbers take them. The library
+# makes them from the seeds that users pass.
+StatelessSeed: TypeAlias = tf.Tensor | Sequence[int]
+
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class ContinuousActions:
-    """Vectors of numbers; a policy gives a diagonal Gaussian over them.
+class ContinuousActions(Settings):
+    """Actions that are vectors, with a diagonal Gaussian over them.
 
     A policy's outputs are a dict of `"mean"` and `"log_std"`, each of shape
-    `(..., size)`: the Gaussian's mean and the logarithm of its standard
+    `(..., size)`: the mean of the Gaussian and the logarithm of its standard
     deviation.
 
     Args:
-        size: int, the entries of an action.
-        low: float, below which an entry of an action is clipped by the
-            environment. Defaults to `-1.0`.
-        high: float, above which it is clipped. Defaults to `1.0`.
+        size: int, the number of entries of an action.
+        low: float. The environment clips smaller entries to it. Defaults to
+            `-1.0`.
+        high: float. The environment clips larger entries to it. Defaults to
+            `1.0`.
 
     Raises:
         ValueError: if `size` is not a positive integer, or `low` is not below
@@ -48,12 +56,12 @@ class ContinuousActions:
         """The shape of one action."""
         return (self.size,)
 
-    def clip(self, actions: Any) -> Any:
-        """The actions as the environment takes them."""
+    def clip(self, actions: tf.Tensor) -> tf.Tensor:
+        """The actions that the environment executes."""
         return tf.clip_by_value(actions, self.low, self.high)
 
-    def check(self, outputs: Any) -> None:
-        """Raises `ValueError` if these cannot be a policy's outputs."""
+    def check(self, outputs: object) -> None:
+        """Raises `ValueError` if these are not outputs of a policy."""
         fits = (
             isinstance(outputs, dict)
             and set(outputs) == {"mean", "log_std"}
@@ -69,10 +77,12 @@ class ContinuousActions:
                 f"Received: {outputs!r}"
             )
 
-    def check_actions(self, actions: Any) -> None:
-        """Any numbers will do: the environment clips them."""
+    def check_actions(self, actions: np.ndarray) -> None:
+        """Accepts all numbers: the environment clips them."""
 
-    def sample(self, outputs: Any, seed: Any) -> Any:
+    def sample(
+        self, outputs: dict[str, tf.Tensor], seed: StatelessSeed
+    ) -> tf.Tensor:
         """Draws actions, `(..., size)`, not clipped."""
         mean = outputs["mean"]
         noise = tf.random.stateless_normal(
@@ -80,7 +90,9 @@ class ContinuousActions:
         )
         return mean + tf.exp(outputs["log_std"]) * noise
 
-    def log_prob(self, outputs: Any, actions: Any) -> Any:
+    def log_prob(
+        self, outputs: dict[str, tf.Tensor], actions: tf.Tensor
+    ) -> tf.Tensor:
         """Log-densities of actions, `(...)`."""
         scaled = (actions - outputs["mean"]) * tf.exp(-outputs["log_std"])
         return -tf.reduce_sum(
@@ -90,7 +102,9 @@ class ContinuousActions:
             -1,
         )
 
-    def kl(self, old: Any, new: Any) -> Any:
+    def kl(
+        self, old: dict[str, tf.Tensor], new: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
         """KL(old ‖ new), `(...)`."""
         ratio = tf.exp(2 * (old["log_std"] - new["log_std"]))
         distance = tf.square(old["mean"] - new["mean"]) * tf.exp(
@@ -103,22 +117,19 @@ class ContinuousActions:
     def get_config(self) -> dict[str, Any]:
         return {"size": self.size, "low": self.low, "high": self.high}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ContinuousActions":
-        return cls(**config)
-
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class DiscreteActions:
-    """One of some actions, by number; a policy gives their logits.
+class DiscreteActions(Settings):
+    """A number of actions to choose from, with logits over them.
 
-    A policy's outputs are a tensor `(..., count)`; actions are `int32`.
+    A policy's outputs are a tensor `(..., count)` of logits. Actions are
+    integers from 0 to `count` − 1, of dtype `int32`.
 
     Args:
-        count: int, at least 2, how many actions there are.
+        count: int, at least 2, the number of actions.
 
     Raises:
-        ValueError: if `count` is not such an integer.
+        ValueError: if `count` is not an integer of at least 2.
 
     Example:
 
@@ -133,30 +144,30 @@ class DiscreteActions:
     def __init__(self, count: int) -> None:
         self.count = check_integer("count", count, minimum=2)
 
-    def clip(self, actions: Any) -> Any:
-        """The actions as they are."""
+    def clip(self, actions: tf.Tensor) -> tf.Tensor:
+        """The actions that the environment executes: the same ones."""
         return actions
 
-    def check(self, outputs: Any) -> None:
-        """Raises `ValueError` if these cannot be a policy's outputs."""
+    def check(self, outputs: object) -> None:
+        """Raises `ValueError` if these are not outputs of a policy."""
         if tuple(getattr(outputs, "shape", ())) != (None, self.count):
             raise ValueError(
                 "A policy over discrete actions must return their logits, "
                 f"of shape (batch, {self.count}). Received: {outputs!r}"
             )
 
-    def check_actions(self, actions: Any) -> None:
-        """Raises `ValueError` if these are not numbers of actions."""
+    def check_actions(self, actions: np.ndarray) -> None:
+        """Raises `ValueError` if an entry is no integer below `count`."""
         if not np.all(np.isin(actions, range(self.count))):
             raise ValueError(
                 f"`trajectories.actions` must be integers below {self.count}. "
                 f"Received: actions={actions}"
             )
 
-    def sample(self, outputs: Any, seed: Any) -> Any:
+    def sample(self, outputs: tf.Tensor, seed: StatelessSeed) -> tf.Tensor:
         """Draws actions, `(...)`."""
-        # The largest of logits with Gumbel noise: TensorFlow's own draws a
-        # matrix and knows no other axes.
+        # The argmax of logits plus Gumbel noise: TensorFlow's own function
+        # takes matrices only.
         uniform = tf.random.stateless_uniform(
             tf.shape(outputs), seed, minval=1e-20, dtype=outputs.dtype
         )
@@ -164,12 +175,12 @@ class DiscreteActions:
             outputs - tf.math.log(-tf.math.log(uniform)), -1, tf.int32
         )
 
-    def log_prob(self, outputs: Any, actions: Any) -> Any:
+    def log_prob(self, outputs: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
         """Log-probabilities of actions, `(...)`."""
         chosen = tf.one_hot(actions, self.count, dtype=outputs.dtype)
         return tf.reduce_sum(tf.nn.log_softmax(outputs) * chosen, -1)
 
-    def kl(self, old: Any, new: Any) -> Any:
+    def kl(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         """KL(old ‖ new), `(...)`."""
         log_old = tf.nn.log_softmax(old)
         return tf.reduce_sum(
@@ -178,7 +189,3 @@ class DiscreteActions:
 
     def get_config(self) -> dict[str, Any]:
         return {"count": self.count}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "DiscreteActions":
-        return cls(**config)

@@ -1,5 +1,6 @@
 """From rewards to advantages."""
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -14,35 +15,29 @@ def discounted_sums(values, discount):
         A tensor `(..., H)`.
     """
     horizon = values.shape[-1]
-    steps = tf.range(horizon)
-    ahead = steps[:, None] - steps[None, :]
-    powers = tf.where(
-        ahead >= 0,
-        tf.pow(
-            tf.constant(discount, values.dtype),
-            tf.cast(tf.maximum(ahead, 0), values.dtype),
-        ),
-        tf.constant(0, values.dtype),
-    )
-    # One product with a matrix in the place of a loop over steps.
-    return tf.matmul(values, powers)
+    # One product with a matrix instead of a loop over steps. In float64: a GPU
+    # multiplies float32 matrices as TensorFloat-32, with 10 bits.
+    later = np.arange(horizon)[:, None] - np.arange(horizon)
+    powers = np.where(later >= 0, float(discount) ** np.maximum(later, 0), 0.0)
+    sums = tf.matmul(tf.cast(values, tf.float64), tf.constant(powers))
+    return tf.cast(sums, values.dtype)
 
 
 def generalized_advantages(rewards, values, valid, discount, gae_lambda):
     """Generalised advantage estimation (GAE).
 
-    An episode that reaches the horizon counts as over, as one that ends
-    before: the value of what would follow is 0.
+    An episode that reaches the horizon counts as over, like one that ends
+    earlier: the value after its last step is 0.
 
     Args:
         rewards: tensor `(..., H)`.
-        values: tensor `(..., H)`, what the baseline expects.
+        values: tensor `(..., H)`, the returns that the baseline expects.
         valid: tensor `(..., H)`, 1 for steps that were taken.
         discount: float, γ.
         gae_lambda: float, λ.
 
     Returns:
-        A tensor `(..., H)`, 0 where `valid` is.
+        A tensor `(..., H)`, 0 where `valid` is 0.
 
     Reference:
         Schulman et al., 2016, "High-Dimensional Continuous Control Using
@@ -62,7 +57,7 @@ def standardized(advantages, valid):
         valid: tensor `(..., N, H)`.
 
     Returns:
-        A tensor `(..., N, H)`, 0 where `valid` is.
+        A tensor `(..., N, H)`, 0 where `valid` is 0.
     """
     count = tf.reduce_sum(valid, [-2, -1], keepdims=True)
 

@@ -3,15 +3,15 @@
 import numpy as np
 import tensorflow as tf
 
-# Against features that say the same, such as those of one time step.
+# Some features are collinear, such as the powers of time in short episodes.
 _RIDGE = 1e-5
 
 
 def linear_baseline(observations, returns, valid):
     """Expected returns, by least squares on simple features of a step.
 
-    The features are the observation o (cut at ±10), o², the step's number t
-    over 100, its square and cube, and 1.
+    The features are the observation o, clipped to ±10, its square, the time t
+    (the number of the step over 100), t², t³ and 1.
 
     Args:
         observations: tensor `(T, N, H, *observation_shape)`.
@@ -19,7 +19,7 @@ def linear_baseline(observations, returns, valid):
         valid: tensor `(T, N, H)`.
 
     Returns:
-        A tensor `(T, N, H)`: the fit of each task at its own steps.
+        A tensor `(T, N, H)`: each task's fit at its steps.
 
     Reference:
         Duan et al., 2016, "Benchmarking Deep Reinforcement Learning for

@@ -10,18 +10,18 @@ from keras_maml.exact.gradients import dense_gradients
 
 
 class MetaObjective:
-    """Means over tasks of what an outer update needs, with trajectories fixed.
+    """The outer loss, its gradient and KL products, for fixed trajectories.
 
-    For weights θ other than those that acted, the inner loop is taken again on
-    the same trajectories, and ratios of probabilities make up for actions that
-    the old adapted policy has drawn.
+    All are means over tasks. Each call takes the inner steps again, from the
+    θ that it gets. Ratios of probabilities correct for the actions, which the
+    old adapted policies drew.
 
     Args:
         task_learner: a `TaskLearner` of the policy.
         actions: the space of actions.
         meta_gradient: a `MetaGradient`.
-        ratio_loss: function `(ratio, advantages)` of tensors that returns what
-            each step of the last trajectories loses.
+        ratio_loss: function `(ratio, advantages)` of tensors that returns the
+            loss of each step of the last trajectories.
         parallelism: int, as in `map_tasks`.
     """
 
@@ -38,8 +38,8 @@ class MetaObjective:
         self._meta_gradient = meta_gradient
         self._ratio_loss = ratio_loss
         self._parallelism = parallelism
-        # Each is traced once and called many times in an update. Not inlined:
-        # TensorFlow would optimise every call anew.
+        # An update calls each many times. TensorFlow would optimise every
+        # inlined call anew.
         function = functools.partial(
             tf.function,
             autograph=False,
@@ -50,16 +50,16 @@ class MetaObjective:
         self.kl_product = function(self._kl_product)
 
     def _losses(self, theta, batch):
-        """The loss, and how far the adapted policies have gone.
+        """The loss, and the KL divergence from the old adapted policies.
 
         Args:
             theta: a `Theta` of tensors.
-            batch: dict of tensors, whose first axis is the task: `"support"`
-                and `"query"`.
+            batch: dict of `"support"` and `"query"`, with tensors whose first
+                axis is the task.
 
         Returns:
-            A tuple `(loss, kl)` of scalars; `kl` is the mean over tasks and
-            steps of KL(old ‖ new).
+            A tuple `(loss, kl)` of scalars. `kl` is the mean of KL(old ‖ new)
+            over tasks and steps.
         """
 
         def fn(task):
@@ -68,7 +68,7 @@ class MetaObjective:
         return self._map(fn, batch)
 
     def _gradient(self, theta, batch):
-        """Returns `(loss, gradients)`, a scalar and a `Theta`."""
+        """Returns `(loss, gradients)`: a scalar and a list, as θ is."""
 
         def fn(task):
             loss, _, gradients = self._meta_gradient(
@@ -82,7 +82,7 @@ class MetaObjective:
         return self._map(fn, batch)
 
     def _kl_product(self, theta, vector, batch):
-        """The Hessian of the KL with respect to θ, times a `Theta`."""
+        """The Hessian of the KL with respect to θ, times `vector`, a list."""
 
         def fn(task):
             with tf.GradientTape(watch_accessed_variables=False) as outer:
@@ -107,12 +107,12 @@ class MetaObjective:
         query = task["query"]
         valid = query["valid"]
         output = self._task_learner.predict(adapted, query["observations"])
-        outputs = like(query["log_probs"], output.outputs)
+        outputs = cast_outputs(query["log_probs"], output.outputs)
         log_probs = self._actions.log_prob(outputs, query["actions"])
-        # Where no step was taken the ratio is 1, and must not overflow.
+        # Ratios after the end of an episode do not count, but could overflow.
         ratio = tf.exp((log_probs - query["log_probs"]) * valid)
         loss = mean(self._ratio_loss(ratio, query["advantages"]), valid)
-        # As everywhere, the policy's regularisers count.
+        # The policy's regularisers count, as in `MetaModel`.
         loss += sum(tf.cast(t, loss.dtype) for t in output.losses)
         return loss, mean(self._actions.kl(query["outputs"], outputs), valid)
 
@@ -125,8 +125,8 @@ def mean(values, valid):
     return tf.reduce_sum(tf.where(valid > 0, values, 0)) / tf.reduce_sum(valid)
 
 
-def like(tensor, outputs):
-    """A policy's outputs in the dtype of `tensor`."""
+def cast_outputs(tensor, outputs):
+    """Casts a policy's outputs to the dtype of `tensor`."""
     return tf.nest.map_structure(lambda t: tf.cast(t, tensor.dtype), outputs)
 
 

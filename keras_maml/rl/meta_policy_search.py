@@ -1,57 +1,60 @@
 """MetaPolicySearch: a policy that adapts to a task by its own experience."""
 
-import types
+from collections.abc import Callable
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_maml import keras_internals
 from keras_maml.engine.learner_copy import copy_learner
 from keras_maml.engine.meta_state import MetaState
+from keras_maml.inner_optimizers import InnerOptimizer
+from keras_maml.meta_gradients import MetaGradient
 from keras_maml.meta_model import MetaModel
 from keras_maml.rl import policy_serving
 from keras_maml.rl.environments.environment import Environment
-from keras_maml.rl.environments.environment import TaskSampler
+from keras_maml.rl.environments.environment import Tasks
 from keras_maml.rl.environments.environment import check_environment
 from keras_maml.rl.outer_updates import TRPO
 from keras_maml.rl.outer_updates import OuterUpdate
+from keras_maml.rl.outer_updates import check_outer_update
 from keras_maml.rl.policy_learner import PolicyLearner
 from keras_maml.rl.policy_learner import check_policy
 from keras_maml.rl.policy_learner import check_tasks
-from keras_maml.rl.policy_learner import support_of
-from keras_maml.rl.surrogates import SURROGATES
+from keras_maml.rl.policy_trainer import PolicyTrainer
+from keras_maml.rl.search_state import SearchState
+from keras_maml.rl.surrogates import check_surrogate
 from keras_maml.rl.trajectories import Trajectories
 from keras_maml.rl.trajectories import check_trajectories
+from keras_maml.rl.trajectories import mean_returns
+from keras_maml.settings import deserialized
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_seed
 
-# Of what the random numbers of a seed are; others are in environment.py.
-_TRAINING, _ACTING = 0, 1
+# Tells the random numbers of acting from others of the same seed.
+_ACTING = 1
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class MetaPolicySearch(keras.Model):
+class MetaPolicySearch(PolicyTrainer):
     """Searches for a policy from which new tasks are learned in a few steps.
 
-    In each iteration of `fit` the policy acts in every task of a meta-batch,
-    takes `inner_steps` policy-gradient steps on what it has seen there, each
-    followed by new roll-outs, and the outer update moves θ so that the adapted
-    policies would have done better. The inner loop is that of `MetaModel`:
-    its `inner_optimizer`, `inner_steps`, `meta_gradient` and
-    `adapted_weights` are settings here as well, and
+    In each step of `fit` the policy acts in every task of a meta-batch. It
+    takes `inner_steps` policy-gradient steps on what it experienced there, and
+    acts again after each. Then the outer update moves θ so that the adapted
+    policies do better. The inner loop is `MetaModel`'s: `inner_optimizer`,
+    `inner_steps`, `meta_gradient` and `adapted_weights` mean the same, and
     `callbacks.FirstOrderUntil` works.
 
-    An episode's actions are judged by their advantages: generalised advantage
-    estimation over a linear baseline that is fitted to each task's episodes,
-    with mean 0 and standard deviation 1 in each task.
+    Advantages tell how good an action was: generalised advantage estimation
+    over a linear baseline, which is fitted to the episodes of each task. The
+    advantages of a task have mean 0 and standard deviation 1.
 
     Args:
         policy: any Keras model from observations `(batch,
             *observation_shape)` to the outputs that `environment.actions` asks
-            for, such as that of `keras_maml.rl.mlp_policy`.
+            for. `keras_maml.rl.mlp_policy` makes one.
         environment: a `keras_maml.rl.Environment`.
         inner_optimizer: as in `MetaModel`. Defaults to `0.1`.
         inner_steps: int, the policy-gradient steps in a task. With 0 the
@@ -62,23 +65,25 @@ class MetaPolicySearch(keras.Model):
             `"second_order"`.
         adapted_weights: which weights adapt, as in `MetaModel`. Defaults to
             `"all"`.
-        surrogate: the loss that an inner step descends. `"lvc"`,
-            low-variance curvature; `"dice"`, whose second derivatives are
-            unbiased for given advantages, and vary most; `"score_function"`,
-            that of MAML's code, which leaves out how the weights choose the
-            data. The policy gradient is the same. Defaults to `"lvc"`.
+        surrogate: the loss of an inner step. All three have the policy
+            gradient as their gradient and differ in second derivatives.
+            `"lvc"`: low-variance curvature. `"dice"`: unbiased for given
+            advantages, with the largest variance. `"score_function"`: the loss
+            in MAML's code, which ignores that the weights choose the data.
+            Defaults to `"lvc"`.
         outer_update: a `keras_maml.rl.TRPO` or `keras_maml.rl.PPO`. Defaults
             to `TRPO()`.
-        episodes: int, those in each task before each inner step, and after
-            the last one. Defaults to `20`.
+        episodes: int, the episodes in each task before each inner step, and
+            after the last one. Defaults to `20`.
         discount: float above 0 and at most 1, γ. Defaults to `0.99`.
         gae_lambda: float from 0 to 1, λ. Defaults to `1.0`.
-        seed: int, of actions and environments: with the seed of the tasks it
-            determines a training run. Defaults to `0`.
+        seed: int from 0 to 2³² − 1, for actions and environments. Together
+            with the seed of the tasks it determines a training run. Defaults
+            to `0`.
         task_parallelism: int, as in `MetaModel`. Defaults to the number of CPU
             cores.
         name: string.
-        **kwargs: of `keras.Model`.
+        **kwargs: arguments of `keras.Model`.
 
     Raises:
         ValueError: if an argument is not of that form, or the policy's inputs
@@ -93,18 +98,18 @@ class MetaPolicySearch(keras.Model):
         environment,
         episodes=5,
     )
-    meta_policy.fit(environment.tasks(4, seed=0), iterations=2, verbose=0)
+    meta_policy.fit(environment.tasks(4, seed=0), epochs=2, verbose=0)
 
-    goal = environment.sample_tasks(1, seed=(1, 2))
+    goal = environment.tasks(1, seed=1).sample(0)
     trajectories = meta_policy.collect(goal, inner_steps=0)[0]
     policy = meta_policy.adapt(
-        keras_maml.rl.Trajectories(*(t[0] for t in trajectories))
+        keras_maml.rl.Trajectories(*(array[0] for array in trajectories))
     )
     ```
 
     Reference:
         Finn et al., 2017, Algorithm 3 and section 5.3. Deviation: the default
-        surrogate, of Rothfuss et al., 2019; `"score_function"` is the
+        surrogate is from Rothfuss et al., 2019; `"score_function"` is the
         paper's.
     """
 
@@ -113,10 +118,10 @@ class MetaPolicySearch(keras.Model):
         policy: keras.Model,
         environment: Environment,
         *,
-        inner_optimizer: Any = 0.1,
+        inner_optimizer: float | InnerOptimizer = 0.1,
         inner_steps: int = 1,
-        meta_gradient: Any = "second_order",
-        adapted_weights: Any = "all",
+        meta_gradient: str | MetaGradient = "second_order",
+        adapted_weights: str | Sequence | Callable = "all",
         surrogate: str = "lvc",
         outer_update: OuterUpdate | None = None,
         episodes: int = 20,
@@ -125,21 +130,13 @@ class MetaPolicySearch(keras.Model):
         seed: int = 0,
         task_parallelism: int | None = None,
         name: str | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
+        outer_update = TRPO() if outer_update is None else outer_update
         check_environment(environment)
         check_policy(policy, environment)
-        if surrogate not in SURROGATES:
-            raise ValueError(
-                f"`surrogate` must be one of {sorted(SURROGATES)}. "
-                f"Received: surrogate={surrogate!r}"
-            )
-        outer_update = TRPO() if outer_update is None else outer_update
-        if not isinstance(outer_update, OuterUpdate):
-            raise ValueError(
-                "`outer_update` must be a `keras_maml.rl.TRPO` or a "
-                f"`keras_maml.rl.PPO`. Received: outer_update={outer_update!r}"
-            )
+        check_surrogate(surrogate)
+        check_outer_update(outer_update)
         super().__init__(name=name, **kwargs)
         self.environment = environment
         self.surrogate = surrogate
@@ -150,7 +147,7 @@ class MetaPolicySearch(keras.Model):
             "gae_lambda", gae_lambda, minimum=0, maximum=1
         )
         self.seed = check_seed(seed)
-        # What is learned, and how the inner loop goes.
+        # θ and the settings of the inner loop.
         self.meta_model = MetaModel(
             policy,
             inner_optimizer=inner_optimizer,
@@ -159,28 +156,17 @@ class MetaPolicySearch(keras.Model):
             adapted_weights=adapted_weights,
             task_parallelism=task_parallelism,
         )
-        if not self.meta_model.meta_gradient.through_inner_loop:
-            raise ValueError(
-                '`meta_gradient` must be "second_order", "first_order" or an '
-                "object of these kinds: the others do not derive what adapted "
-                f"policies do. Received: meta_gradient={meta_gradient!r}"
-            )
+        _check_meta_gradient(self.meta_model.meta_gradient, meta_gradient)
         self.iteration = self.add_weight(
             shape=(), dtype="int64", trainable=False, name="iteration"
         )
-        # Out of sight of Keras, which would track what is an attribute.
-        self._untracked = types.SimpleNamespace(
-            sampler=None,
-            settings=None,
-            act={},
-            learner=PolicyLearner(self),
-        )
+        self.search_state = SearchState(PolicyLearner(self))
         self.outer_optimizer = outer_update.optimizer()
         if self.outer_optimizer is not None:
             self.outer_optimizer.build(
                 tf.nest.flatten(self.meta_state.variables())
             )
-        # So that `fit` may be called at once; the outer update is no loss.
+        # `fit` needs a compiled model. The outer update is not a Keras loss.
         self.supports_jit = False
         self.compile(optimizer=None, jit_compile=False)
         self.built = True
@@ -201,124 +187,19 @@ class MetaPolicySearch(keras.Model):
         return self.meta_model.inner_steps
 
     @property
-    def meta_gradient(self) -> Any:
-        """How the outer loss is derived."""
+    def meta_gradient(self) -> MetaGradient:
+        """How the outer loss is differentiated."""
         return self.meta_model.meta_gradient
 
     def call(self, inputs, training=False):
-        """What the policy gives before it adapts to anything."""
+        """The outputs of the policy before it adapts to a task."""
         return self.policy(inputs, training=training)
-
-    # -- Training
-
-    def fit(
-        self, task_sampler: TaskSampler, iterations: int = 1, **kwargs: Any
-    ) -> Any:
-        """Meta-trains, with an epoch of Keras's `fit` for each iteration.
-
-        The logs of an iteration are `return_0`, `return_1`, ...: the mean
-        return, not discounted, after so many inner steps; and what the outer
-        update reports. The tasks and random numbers of an iteration depend on
-        seeds and on how many there have been, so training that was interrupted
-        goes on as if it had not been: with
-        `keras.callbacks.BackupAndRestore`, or by a further `fit` of a saved
-        and loaded model.
-
-        Args:
-            task_sampler: where the tasks come from: `environment.tasks(20)`.
-            iterations: int, how many to do. Defaults to `1`.
-            **kwargs: of `keras.Model.fit`: `callbacks`, `verbose`.
-
-        Returns:
-            Keras's `History`.
-
-        Raises:
-            ValueError: if the tasks are of another environment, or
-                `iterations` is not a positive integer.
-        """
-        self._check_sampler(task_sampler)
-        check_integer("iterations", iterations)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                "`MetaPolicySearch` trains on one device: every replica would "
-                f"act in the same tasks. Received: {replicas} replicas"
-            )
-        own = self._untracked
-        settings = self._settings()
-        if (
-            own.sampler is not task_sampler
-            or own.settings != settings
-            or self.meta_state.meta_gradient_for_now is not None
-        ):
-            own.sampler, own.settings = task_sampler, settings
-            self.meta_state.meta_gradient_for_now = None
-            self.train_function = None
-        # `BackupAndRestore` leaves behind where it has gone on.
-        keras_internals.start_at_first_epoch(self)
-        return super().fit(
-            # A tick for each; its value means nothing.
-            tf.data.Dataset.counter(),
-            epochs=iterations,
-            steps_per_epoch=1,
-            shuffle=False,
-            **kwargs,
-        )
-
-    def train_step(self, data):
-        own = self._untracked
-        iteration = self.iteration.value
-        history = own.learner.act(
-            self.meta_state.theta(),
-            own.sampler.sample(iteration),
-            self.inner_steps,
-            self.episodes,
-            tf.random.experimental.stateless_fold_in(
-                tf.constant([self.seed, _TRAINING], tf.int64), iteration
-            ),
-        )
-        logs = {
-            f"return_{i}": tf.reduce_mean(
-                tf.reduce_sum(trajectories.rewards, -1)
-            )
-            for i, (trajectories, _) in enumerate(history)
-        }
-        experiences = [experience for _, experience in history]
-        logs |= self.outer_update.update(
-            own.learner.objective(
-                self.meta_state.meta_gradient,
-                self.outer_update.ratio_loss,
-            ),
-            {
-                "query": experiences[-1],
-                # Without inner steps nobody looks at the support sets.
-                "support": support_of(experiences[:-1] or experiences),
-            },
-            self.meta_state.variables(),
-            self.outer_optimizer,
-        )
-        self.iteration.assign_add(1)
-        return logs
-
-    def _settings(self):
-        """What a trace depends on."""
-        return (
-            self.episodes,
-            self.surrogate,
-            self.discount,
-            self.gae_lambda,
-            self.inner_steps,
-            self.meta_gradient,
-            self.outer_update,
-            self.meta_model.inner_optimizer,
-            *(id(v) for v in self.policy.trainable_variables),
-        )
 
     # -- Acting
 
     def collect(
         self,
-        tasks: Any,
+        tasks: Tasks,
         inner_steps: int | None = None,
         episodes: int | None = None,
         seed: int = 0,
@@ -326,11 +207,12 @@ class MetaPolicySearch(keras.Model):
         """Acts in tasks, before adaptation and after each inner step.
 
         Args:
-            tasks: structure of arrays `(T, ...)`, as `sample_tasks` gives.
+            tasks: structure of arrays `(T, ...)`, such as
+                `environment.tasks(20, seed=1).sample(0)`.
             inner_steps: int. Defaults to the model's.
-            episodes: int, those in each task that are looked at at a time.
-                Inner steps use as many. Defaults to the model's.
-            seed: int. Defaults to `0`.
+            episodes: int, the episodes in each task before and after each
+                inner step. Defaults to the model's.
+            seed: int from 0 to 2³² − 1. Defaults to `0`.
 
         Returns:
             A list of `Trajectories` of arrays `(T, N, H, ...)`: after 0, 1,
@@ -347,14 +229,14 @@ class MetaPolicySearch(keras.Model):
             episodes = self.episodes
         check_integer("episodes", episodes, minimum=2)
         tasks = check_tasks(self.environment, tasks)
-        own = self._untracked
-        # Traced once: that takes longer than to run it.
+        state = self.search_state
+        # Tracing takes longer than acting.
         key = (inner_steps, episodes, self._settings())
-        if key not in own.act:
-            own.act[key] = tf.function(
+        if key not in state.collectors:
+            state.collectors[key] = tf.function(
                 lambda tasks, seed: [
                     trajectories
-                    for trajectories, _ in own.learner.act(
+                    for trajectories, _ in state.learner.act(
                         self.meta_state.theta(),
                         tasks,
                         inner_steps,
@@ -367,22 +249,35 @@ class MetaPolicySearch(keras.Model):
         seed = tf.constant([seed, _ACTING], tf.int64)
         return [
             Trajectories(*(t.numpy() for t in trajectories))
-            for trajectories in own.act[key](tasks, seed)
+            for trajectories in state.collectors[key](tasks, seed)
         ]
 
-    def _check_sampler(self, task_sampler):
-        given = getattr(task_sampler, "environment", None)
-        if not isinstance(task_sampler, TaskSampler) or (
-            given is not self.environment
-            and (type(given), given.get_config())
-            != (type(self.environment), self.environment.get_config())
-        ):
-            raise ValueError(
-                "`task_sampler` must be one of this model's environment, "
-                f"{self.environment!r}, such as "
-                "`meta_policy.environment.tasks(20)`. "
-                f"Received: task_sampler={task_sampler!r} of {given!r}"
-            )
+    def evaluate(
+        self,
+        tasks: Tasks,
+        inner_steps: int | None = None,
+        episodes: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        """Acts in tasks and returns mean returns, before and after adaptation.
+
+        For confidence intervals, call `keras_maml.rl.evaluate_returns`.
+
+        Args:
+            tasks: as in `collect`.
+            inner_steps: as in `collect`.
+            episodes: as in `collect`.
+            seed: as in `collect`.
+
+        Returns:
+            A dict of `return_0`, `return_1`, ...: the mean returns, not
+            discounted, after 0, 1, ... `inner_steps` steps.
+        """
+        collected = self.collect(tasks, inner_steps, episodes, seed)
+        return {
+            f"return_{i}": float(mean_returns(trajectories).mean())
+            for i, trajectories in enumerate(collected)
+        }
 
     # -- One task
 
@@ -392,14 +287,14 @@ class MetaPolicySearch(keras.Model):
         """Learns one task from episodes in it.
 
         Args:
-            trajectories: the `Trajectories` of one task that the policy drew;
-                or a list of them, for an inner step each: of the policy, of
-                what `adapt` made of the first ones, and so on. All with the
-                same number of episodes.
+            trajectories: the `Trajectories` that the policy drew in one task.
+                For several inner steps, a list of as many `Trajectories` with
+                the same number of episodes: the policy drew the first ones,
+                the policy after one step the second ones, and so on.
 
         Returns:
-            A Keras model of its own, a policy with the adapted weights; θ is
-            untouched.
+            A separate Keras model: a policy with the adapted weights. θ does
+            not change.
 
         Raises:
             ValueError: if the trajectories are empty, not finite, or do not
@@ -414,7 +309,7 @@ class MetaPolicySearch(keras.Model):
                 "with the same number of episodes. Received: "
                 f"{[a.rewards.shape[0] for a in arrays]} episodes"
             )
-        task_learner, adapted = self._untracked.learner.adapt(
+        task_learner, adapted = self.search_state.learner.adapt(
             [Trajectories(*map(tf.convert_to_tensor, a)) for a in arrays]
         )
         return copy_learner(self.policy, task_learner.values(adapted))
@@ -425,34 +320,37 @@ class MetaPolicySearch(keras.Model):
         format="tf_saved_model",
         verbose=None,
         input_signature=None,
+        **kwargs,
     ):
         """Writes a SavedModel that adapts and acts without this library.
 
-        Its `serve` endpoint, and `serving_default` signature, take one task's
-        `observations` `(episodes, H, *observation_shape)`, `actions`,
-        `rewards` and `valid`, as in `Trajectories` and drawn by the policy at
-        θ, with the model's number of `episodes`, H the horizon, and
-        `query_observations` `(Q, *observation_shape)`. They give what the
-        policy outputs there after one inner step. The `act` endpoint takes
-        `query_observations` alone and gives what it outputs before.
+        The `serve` endpoint, and the `serving_default` signature, take the
+        fields of a `Trajectories` that the policy at θ drew in one task, with
+        the model's number of `episodes` and H the horizon: `observations`
+        `(episodes, H, *observation_shape)`, `actions`, `rewards` and `valid`.
+        They also take `query_observations` `(Q, *observation_shape)`, and
+        return the policy's outputs there after one inner step. The `act`
+        endpoint takes `query_observations` alone and returns the outputs
+        before that step.
 
         Args:
             filepath: path of the SavedModel.
             format: `"tf_saved_model"`.
             verbose: bool. Whether to print a message.
-            input_signature: not used; shapes are the environment's.
+            input_signature: `None`. The environment gives the shapes.
+            **kwargs: nothing. Keras has them for other formats.
 
         Raises:
-            ValueError: if `format` is another one, or there is an
-                `input_signature`.
+            ValueError: if an argument cannot be honoured.
         """
-        if format != "tf_saved_model" or input_signature is not None:
-            raise ValueError(
-                'Only `format="tf_saved_model"` can hold the inner loop, with '
-                "the environment's shapes. Received: "
-                f"format={format!r}, input_signature={input_signature!r}"
-            )
-        policy_serving.export(self, filepath, verbose)
+        policy_serving.export(
+            self,
+            filepath,
+            verbose,
+            format=format,
+            input_signature=input_signature,
+            **kwargs,
+        )
 
     # -- Saving
 
@@ -460,6 +358,8 @@ class MetaPolicySearch(keras.Model):
         serialize = keras.saving.serialize_keras_object
         inner = self.meta_model.get_config()
         return {
+            # Keras's own: name, dtype and trainable.
+            **super().get_config(),
             "policy": inner["learner"],
             "environment": serialize(self.environment),
             "inner_optimizer": inner["inner_optimizer"],
@@ -473,24 +373,25 @@ class MetaPolicySearch(keras.Model):
             "gae_lambda": self.gae_lambda,
             "seed": self.seed,
             "task_parallelism": inner["task_parallelism"],
-            "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = {
-            key: keras.saving.deserialize_keras_object(
-                value, custom_objects=custom_objects
-            )
-            if isinstance(value, dict)
-            else value
-            for key, value in config.items()
-        }
+        config = deserialized(config, custom_objects)
         if "adapt" in config:  # Saved by 0.1.
             config["adapted_weights"] = config.pop("adapt")
         return cls(**config)
 
-    # It is compiled from the start, with what its settings ask for.
-
     def get_compile_config(self):
+        # The constructor compiles.
         return None
+
+
+def _check_meta_gradient(meta_gradient, received):
+    if not meta_gradient.through_inner_loop:
+        raise ValueError(
+            '`meta_gradient` must be "second_order", "first_order" or an '
+            "object of these kinds: the others do not differentiate what "
+            "adapted policies do. "
+            f"Received: meta_gradient={received!r}"
+        )

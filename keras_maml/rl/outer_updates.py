@@ -1,4 +1,4 @@
-"""How the outer loop of a meta-policy search moves θ."""
+"""Outer updates: how a meta-policy search moves θ."""
 
 from typing import Any
 
@@ -8,74 +8,79 @@ import tensorflow as tf
 from keras_maml.exact.conjugate_gradient import conjugate_gradient
 from keras_maml.exact.conjugate_gradient import dot
 from keras_maml.exact.conjugate_gradient import plus
+from keras_maml.rl.meta_objective import MetaObjective
+from keras_maml.settings import Settings
 from keras_maml.theta import Theta
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
 
-class OuterUpdate:
-    """Base class of the ways to move θ, given one meta-batch of roll-outs."""
+class OuterUpdate(Settings):
+    """Base class of the ways to move θ, given one meta-batch of roll-outs.
+
+    Attributes:
+        log_names: tuple of strings, the keys of what `update` returns.
+    """
+
+    log_names: tuple[str, ...] = ()
 
     def optimizer(self) -> keras.Optimizer | None:
-        """The Keras optimizer that `update` uses, if any."""
+        """Makes the Keras optimizer that `update` uses, or `None`."""
         return None
 
-    def ratio_loss(self, ratio: Any, advantages: Any) -> Any:
-        """What a step loses: minus its advantage, weighted by the ratio.
+    def ratio_loss(self, ratio: tf.Tensor, advantages: tf.Tensor) -> tf.Tensor:
+        """The loss of each step: minus the advantage, times the ratio.
 
         Args:
-            ratio: tensor, of the probabilities of an action under the new and
-                the old adapted policy.
-            advantages: tensor of that shape.
+            ratio: tensor, the probability of an action under the new adapted
+                policy over its probability under the old one.
+            advantages: tensor of the same shape.
+
+        Returns:
+            A tensor of the same shape.
         """
         return -ratio * advantages
 
     def update(
         self,
-        objective: Any,
-        batch: Any,
+        objective: MetaObjective,
+        batch: dict[str, Any],
         variables: Theta,
         optimizer: keras.Optimizer | None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, tf.Tensor]:
         """Assigns new values to the variables of θ.
 
         Args:
             objective: a `MetaObjective`.
-            batch: what its functions take.
+            batch: dict, the argument of the objective's functions.
             variables: a `Theta` of variables.
-            optimizer: what `optimizer` returned.
+            optimizer: the Keras optimizer that `optimizer` made, or `None`.
 
         Returns:
-            A dict of scalars for the logs.
+            A dict of scalars for the logs, with the keys `log_names`.
         """
         raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "OuterUpdate":
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class TRPO(OuterUpdate):
     """Trust region policy optimization of θ, through the adaptation.
 
-    The step is the natural gradient: conjugate gradients solve F d = g, with g
-    the outer gradient and F the Hessian of the mean KL divergence between the
-    old and the new adapted policies. It is as long as a quadratic KL of
-    `max_kl` allows, and is shortened until the KL is in fact below it and the
-    loss has become smaller. If no length will do, θ stays.
+    The direction is the natural gradient d: conjugate gradients solve F d = g,
+    with g the outer gradient and F the Hessian of the mean KL divergence
+    between the old and the new adapted policies. The first step length is the
+    one at which a quadratic KL equals `max_kl`. The step is shortened until
+    the KL itself is at most `max_kl` and the loss is smaller. If no length
+    satisfies both, θ does not change.
 
     Args:
         max_kl: float above 0. Defaults to `0.01`.
         cg_steps: int, the steps of conjugate gradients. Defaults to `10`.
-        damping: float, what is added to F's diagonal. Defaults to `1e-5`.
-        backtracks: int, the most times the step is shortened. Defaults to
+        damping: float, added to the diagonal of F. Defaults to `1e-5`.
+        backtracks: int, how often the step is shortened at most. Defaults to
             `15`.
-        backtrack_ratio: float below 1, to which it is shortened each time.
-            Defaults to `0.8`.
+        backtrack_ratio: float above 0 and below 1. Each shortening multiplies
+            the step by it. Defaults to `0.8`.
 
     Raises:
         ValueError: if an argument is not of that form.
@@ -90,6 +95,8 @@ class TRPO(OuterUpdate):
         Schulman et al., 2015, "Trust Region Policy Optimization", appendix C;
         Finn et al., 2017, section 5.3.
     """
+
+    log_names = ("improvement", "kl", "backtracks")
 
     def __init__(
         self,
@@ -109,11 +116,11 @@ class TRPO(OuterUpdate):
 
     def update(
         self,
-        objective: Any,
-        batch: Any,
+        objective: MetaObjective,
+        batch: dict[str, Any],
         variables: Theta,
         optimizer: keras.Optimizer | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, tf.Tensor]:
         theta = _values(variables)
         loss, gradients = objective.gradient(theta, batch)
 
@@ -130,10 +137,10 @@ class TRPO(OuterUpdate):
         def at(length):
             return plus(theta, -length, direction)
 
-        # Loss and KL at the length in hand; what is not a number is no better.
+        # NaN compares as false, so it is never good enough.
         def not_yet(i, length, new_loss, kl):
-            fine = (new_loss < loss) & (kl <= self.max_kl)
-            return (i <= self.backtracks) & ~fine
+            good = (new_loss < loss) & (kl <= self.max_kl)
+            return (i <= self.backtracks) & ~good
 
         def shorten(i, length, new_loss, kl):
             ratio = tf.where(i > 0, self.backtrack_ratio, 1.0)
@@ -174,16 +181,16 @@ class TRPO(OuterUpdate):
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class PPO(OuterUpdate):
-    """Some gradient steps on a loss that gains nothing from large ratios.
+    """Proximal policy optimization: Adam steps on a loss with clipped ratios.
 
-    With `surrogate="lvc"` it is ProMP, but for that paper's penalty on how far
-    θ itself goes.
+    With `surrogate="lvc"` it is ProMP without that paper's KL penalty.
 
     Args:
-        learning_rate: float or a `LearningRateSchedule`, of Adam. Defaults to
+        learning_rate: float or a `LearningRateSchedule`, Adam's. Defaults to
             `1e-3`.
         steps: int, the gradient steps on one meta-batch. Defaults to `5`.
-        clip: float above 0, how far from 1 a ratio counts. Defaults to `0.3`.
+        clip: float above 0. Ratios are clipped to 1 ± `clip`. Defaults to
+            `0.3`.
 
     Raises:
         ValueError: if an argument is not of that form.
@@ -200,8 +207,14 @@ class PPO(OuterUpdate):
         Search", equation 5 and Algorithm 1.
     """
 
+    log_names = ("improvement", "kl")
+
     def __init__(
-        self, learning_rate: Any = 1e-3, steps: int = 5, clip: float = 0.3
+        self,
+        learning_rate: float
+        | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        steps: int = 5,
+        clip: float = 0.3,
     ) -> None:
         if not isinstance(
             learning_rate, keras.optimizers.schedules.LearningRateSchedule
@@ -214,17 +227,17 @@ class PPO(OuterUpdate):
     def optimizer(self) -> keras.Optimizer:
         return keras.optimizers.Adam(self.learning_rate)
 
-    def ratio_loss(self, ratio: Any, advantages: Any) -> Any:
-        near = tf.clip_by_value(ratio, 1 - self.clip, 1 + self.clip)
-        return -tf.minimum(ratio * advantages, near * advantages)
+    def ratio_loss(self, ratio: tf.Tensor, advantages: tf.Tensor) -> tf.Tensor:
+        clipped = tf.clip_by_value(ratio, 1 - self.clip, 1 + self.clip)
+        return -tf.minimum(ratio * advantages, clipped * advantages)
 
     def update(
         self,
-        objective: Any,
-        batch: Any,
+        objective: MetaObjective,
+        batch: dict[str, Any],
         variables: Theta,
         optimizer: keras.Optimizer | None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, tf.Tensor]:
         if optimizer is None:
             raise ValueError(
                 "`PPO.update` needs the optimizer that `PPO.optimizer` makes. "
@@ -251,14 +264,14 @@ class PPO(OuterUpdate):
             rate = keras.saving.serialize_keras_object(rate)
         return {"learning_rate": rate, "steps": self.steps, "clip": self.clip}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "PPO":
-        config = dict(config)
-        if isinstance(config["learning_rate"], dict):
-            config["learning_rate"] = keras.saving.deserialize_keras_object(
-                config["learning_rate"]
-            )
-        return cls(**config)
+
+def check_outer_update(outer_update: object) -> None:
+    """Raises `ValueError` if this is not an `OuterUpdate`."""
+    if not isinstance(outer_update, OuterUpdate):
+        raise ValueError(
+            "`outer_update` must be a `keras_maml.rl.TRPO` or a "
+            f"`keras_maml.rl.PPO`. Received: outer_update={outer_update!r}"
+        )
 
 
 def _values(variables):

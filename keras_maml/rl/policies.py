@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 from keras_maml.rl.actions import DiscreteActions
@@ -13,6 +13,7 @@ from keras_maml.rl.environments.environment import check_environment
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_seed
+from keras_maml.validation import layer_seed
 
 
 def mlp_policy(
@@ -24,20 +25,19 @@ def mlp_policy(
     seed: int = 0,
     name: str = "policy",
 ) -> keras.Model:
-    """A fully connected policy for the observations and actions of a space.
+    """A fully connected policy for an environment, as in the paper.
 
-    Any Keras model with such inputs and outputs is a policy; this one is the
-    paper's.
+    Any other Keras model with the same inputs and outputs is a policy too.
 
     Args:
         environment: the `Environment` to act in.
         hidden_units: tuple of ints, the hidden layers' sizes. Defaults to
             `(100, 100)`.
         activation: the hidden layers' activation. Defaults to `"relu"`.
-        initial_std: float above 0: for continuous actions, the initial
-            standard deviation of each entry, which is learned and does not
-            depend on the observation. Defaults to `1.0`.
-        seed: int, of the initial weights. Defaults to `0`.
+        initial_std: float above 0, the initial standard deviation of each
+            entry of a continuous action. It is learned and does not depend on
+            the observation. Defaults to `1.0`.
+        seed: int from 0 to 2³² − 1, for the initial weights. Defaults to `0`.
         name: string.
 
     Returns:
@@ -63,35 +63,36 @@ def mlp_policy(
     check_number("initial_std", initial_std, above=0)
     check_seed(seed)
     actions = environment.actions
-
-    def dense(units, number, **kwargs):
-        initializer = keras.initializers.GlorotUniform(1000 * seed + number)
-        return layers.Dense(units, kernel_initializer=initializer, **kwargs)
-
     x = h = keras.Input(environment.observation_shape)
     if len(environment.observation_shape) != 1:
         h = layers.Flatten()(h)
-    for number, units in enumerate(hidden_units):
-        h = dense(units, number, activation=activation)(h)
+    for index, units in enumerate(hidden_units):
+        h = _dense(units, layer_seed(seed, index), activation=activation)(h)
+    last_seed = layer_seed(seed, len(hidden_units))
     if isinstance(actions, DiscreteActions):
-        outputs: Any = dense(actions.count, len(hidden_units))(h)
+        outputs: tf.Tensor | dict = _dense(actions.count, last_seed)(h)
     else:
-        mean = dense(actions.size, len(hidden_units), name="mean")(h)
+        mean = _dense(actions.size, last_seed, name="mean")(h)
         log_std = LogStd(math.log(initial_std), name="log_std")(mean)
         outputs = {"mean": mean, "log_std": log_std}
     return keras.Model(x, outputs, name=name)
 
 
+def _dense(units, seed, **kwargs):
+    initializer = keras.initializers.GlorotUniform(seed)
+    return layers.Dense(units, kernel_initializer=initializer, **kwargs)
+
+
 @keras.saving.register_keras_serializable(package="keras_maml")
 class LogStd(layers.Layer):
-    """A learned log standard deviation of each action, whatever is observed.
+    """A learned log standard deviation of each action, for all observations.
 
     Args:
         initial: float, the initial value. Defaults to `0.0`.
-        **kwargs: of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: tensor `(..., size)`, whose shape the output gets.
+        inputs: tensor `(..., size)`. The output has the same shape.
 
     Example:
 
@@ -101,10 +102,10 @@ class LogStd(layers.Layer):
     ```
     """
 
-    # Below it, a policy would act as good as always the same.
+    # A policy must not become deterministic: its steps would be infinite.
     _LEAST = math.log(1e-6)
 
-    def __init__(self, initial: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, initial: float = 0.0, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.initial = check_number("initial", initial)
 

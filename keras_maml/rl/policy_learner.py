@@ -1,4 +1,4 @@
-"""A policy in its tasks: it acts, learns from that, and acts again."""
+"""PolicyLearner: a policy acts in tasks, adapts to them, and acts again."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from keras_maml.engine.processors import available_processors
 from keras_maml.rl import advantages as advantages_lib
 from keras_maml.rl.baseline import linear_baseline
 from keras_maml.rl.meta_objective import MetaObjective
-from keras_maml.rl.meta_objective import like
+from keras_maml.rl.meta_objective import cast_outputs
 from keras_maml.rl.roll_out import roll_out
 from keras_maml.rl.surrogates import SURROGATES
 from keras_maml.rl.trajectories import Trajectories
@@ -22,28 +22,30 @@ from keras_maml.rl.trajectories import Trajectories
 class PolicyLearner:
     """Acting and adapting, as functions of θ.
 
-    It has nothing of its own to train; settings are read when it is called.
-    What a policy has seen in T tasks and what losses need to know of it is
-    called experience: a dict of tensors `(T, N · H, ...)`, the steps of N
-    episodes behind one another, for policies know no other axis than one of
-    examples.
+    It has no weights. It reads the settings of the search in each call.
+
+    An experience holds what losses need of the roll-outs in T tasks: a dict of
+    tensors `(T, N · H, ...)`. The steps of all N episodes share one axis, since
+    policies have one axis of examples.
 
     Args:
-        search: a `MetaPolicySearch`, whose settings they are.
+        search: a `MetaPolicySearch`.
     """
 
     def __init__(self, search):
         self._search = search
 
     def act(self, theta, tasks, inner_steps, episodes, seed):
-        """Acts in tasks after 0, 1, ... inner steps, each from the ones before.
+        """Acts in tasks after 0, 1, ... inner steps.
+
+        Each inner step adapts to the roll-outs after the steps before.
 
         Args:
             theta: a `Theta` of tensors.
             tasks: structure of tensors `(T, ...)`.
             inner_steps: int.
-            episodes: int, N, in each task each time.
-            seed: two integers.
+            episodes: int, N, the episodes in each task and roll-out.
+            seed: a `StatelessSeed`.
 
         Returns:
             A list of tuples `(trajectories, experience)`.
@@ -77,11 +79,11 @@ class PolicyLearner:
         return history
 
     def adapt(self, trajectories):
-        """Takes an inner step on each of some trajectories of one task.
+        """Takes one inner step for each of several roll-outs in one task.
 
         Args:
-            trajectories: list of `Trajectories` of tensors `(N, H, ...)`, each
-                of the policy that the ones before make.
+            trajectories: list of `Trajectories` of tensors `(N, H, ...)`. The
+                policy that is adapted to the first i ones drew the next one.
 
         Returns:
             A tuple of a `TaskLearner` and the `AdaptedTask`.
@@ -90,20 +92,20 @@ class PolicyLearner:
         episodes = trajectories[0].rewards.shape[0]
         experiences: list = []
         weights = None
-        for one in trajectories:
+        for roll_out_of_task in trajectories:
             if experiences:
                 _, adapted = self._adapt_one(theta, experiences, episodes)
                 weights = [w[tf.newaxis] for w in adapted.weights]
             experiences.append(
                 self._experience(
-                    Trajectories(*(t[tf.newaxis] for t in one)),
+                    Trajectories(*(t[tf.newaxis] for t in roll_out_of_task)),
                     self._policies(theta, weights),
                 )
             )
         return self._adapt_one(theta, experiences, episodes)
 
     def objective(self, meta_gradient, ratio_loss):
-        """The `MetaObjective` of the model's own number of inner steps."""
+        """The `MetaObjective` for the search's number of inner steps."""
         search = self._search
         return MetaObjective(
             self.task_learner(search.inner_steps, search.episodes),
@@ -121,7 +123,7 @@ class PolicyLearner:
 
         def support_loss(y_true, y_pred, weight):
             log_probs = search.environment.actions.log_prob(
-                like(y_true["log_probs"], y_pred), y_true["actions"]
+                cast_outputs(y_true["log_probs"], y_pred), y_true["actions"]
             )
             names = ("log_probs", "advantages", "valid")
             by_episode = (
@@ -138,15 +140,18 @@ class PolicyLearner:
         )
 
     def _parallelism(self):
-        # Tasks at a time. One after another, not as one: their many steps are
-        # work enough for TensorFlow's kernels, which are faster than XLA's.
+        # A loop over tasks, not one vectorized program: a task's many steps
+        # keep TensorFlow's kernels busy, which are faster than XLA's.
         parallelism = self._search.meta_model.task_parallelism
         return parallelism or available_processors()
 
     def _policies(self, theta, weights):
         """A function from observations `(T, M, ...)` to outputs.
 
-        Of the policy at θ, or at each task's own `weights` if there are some.
+        Args:
+            theta: a `Theta` of tensors.
+            weights: list of tensors `(T, ...)`, the adapted weights of each
+                task, or `None` for the policy at θ.
         """
         policy = self._search.policy
 
@@ -224,7 +229,7 @@ class PolicyLearner:
 
 
 def support_of(experiences):
-    """Support sets of roll-outs behind one another, `(T, K · N · H, ...)`."""
+    """The support set of K roll-outs, `(T, K · N · H, ...)`."""
 
     def join(key):
         return tf.concat([experience[key] for experience in experiences], 1)
@@ -260,7 +265,7 @@ def check_policy(policy, environment):
         raise ValueError(
             "`policy` must not have layers with batch normalisation or "
             "dropout: the probabilities of actions would depend on more than "
-            f"what is observed. Received: policy={policy!r}"
+            f"the observation. Received: policy={policy!r}"
         )
     if learner_checks.is_half(policy):
         raise ValueError(
@@ -271,14 +276,14 @@ def check_policy(policy, environment):
 
 
 def check_tasks(environment, tasks):
-    """Tasks as tensors `(T, ...)` of the right kind, or a `ValueError`."""
-    drawn = environment.sample_tasks(1, (0, 0))
+    """Tasks as tensors `(T, ...)`, or a `ValueError` if they do not fit."""
+    drawn = environment.tasks(1).sample(0)
 
-    def check(one, given):
-        given = np.asarray(given, one.dtype.as_numpy_dtype)
-        if not given.ndim or given.shape[1:] != tuple(one.shape[1:]):
-            raise ValueError(f"{given.shape} is not (T, *{one.shape[1:]})")
-        return tf.convert_to_tensor(given)
+    def check(example, values):
+        values = np.asarray(values, example.dtype.as_numpy_dtype)
+        if not values.ndim or values.shape[1:] != tuple(example.shape[1:]):
+            raise ValueError(f"{values.shape} is not (T, *{example.shape[1:]})")
+        return tf.convert_to_tensor(values)
 
     try:
         checked = keras.tree.map_structure_up_to(drawn, check, drawn, tasks)
@@ -287,8 +292,8 @@ def check_tasks(environment, tasks):
             raise ValueError(f"there are {sorted(counts)} tasks")
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "`tasks` must be such as `environment.sample_tasks` gives, with an "
-            f"axis of tasks in front: {drawn!r} for one. "
+            "`tasks` must have the form of `environment.tasks(1).sample(0)`, "
+            f"with any number of tasks: {drawn!r}. "
             f"Received: tasks={tasks!r} ({error})"
         ) from error
     return checked

@@ -6,8 +6,14 @@ import tensorflow as tf
 from keras_maml.rl.trajectories import Trajectories
 
 
-def export(search, filepath, verbose=None):
-    """Writes a `MetaPolicySearch`, see its `export`."""
+def export(search, filepath, verbose, **options):
+    """Writes a `MetaPolicySearch`, see `MetaPolicySearch.export`."""
+    if options != {"format": "tf_saved_model", "input_signature": None}:
+        received = (f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(
+            'Only `format="tf_saved_model"` can hold the inner loop, and the '
+            f"environment gives the shapes. Received: {', '.join(received)}"
+        )
     environment = search.environment
     steps = (search.episodes, environment.horizon)
     seen = environment.observation_shape
@@ -18,7 +24,7 @@ def export(search, filepath, verbose=None):
         return search.policy(query_observations)
 
     def serve(observations, actions, rewards, valid, query_observations):
-        task_learner, adapted = search._untracked.learner.adapt(
+        task_learner, adapted = search.search_state.learner.adapt(
             [Trajectories(observations, actions, rewards, valid)]
         )
         return task_learner.predict(adapted, query_observations).outputs

@@ -1,15 +1,14 @@
 """How well tasks are learned: mean and confidence interval of returns."""
 
-from typing import Any
-
 from keras_maml.evaluation import TaskScores
+from keras_maml.rl.environments.environment import Tasks
 from keras_maml.rl.meta_policy_search import MetaPolicySearch
-from keras_maml.rl.trajectories import Trajectories
+from keras_maml.rl.trajectories import mean_returns
 
 
 def evaluate_returns(
     meta_policy: MetaPolicySearch,
-    tasks: Any,
+    tasks: Tasks,
     inner_steps: int | None = None,
     episodes: int | None = None,
     seed: int = 0,
@@ -18,15 +17,16 @@ def evaluate_returns(
 
     Args:
         meta_policy: a `MetaPolicySearch`.
-        tasks: structure of arrays `(T, ...)`, as `sample_tasks` gives.
+        tasks: structure of arrays `(T, ...)`, such as
+            `environment.tasks(20, seed=1).sample(0)`.
         inner_steps: int. Defaults to the model's.
-        episodes: int, those in each task before and after each step. Defaults
-            to the model's.
-        seed: int. Defaults to `0`.
+        episodes: int, the episodes in each task before and after each inner
+            step. Defaults to the model's.
+        seed: int from 0 to 2³² − 1. Defaults to `0`.
 
     Returns:
-        A dict from 0, 1, ... `inner_steps` to the `TaskScores` of the tasks'
-        mean returns, not discounted.
+        A dict from 0, 1, ... `inner_steps` to the `TaskScores` after so many
+        steps. The score of a task is its mean return, not discounted.
 
     Example:
 
@@ -48,8 +48,3 @@ def evaluate_returns(
         number: TaskScores(mean_returns(trajectories))
         for number, trajectories in enumerate(collected)
     }
-
-
-def mean_returns(trajectories: Trajectories) -> Any:
-    """Each task's mean of the episodes' sums of rewards, `(T,)`."""
-    return trajectories.rewards.sum(-1).mean(-1)

@@ -24,6 +24,18 @@ def test_discounted_sums():
     )
 
 
+def test_discounted_sums_of_long_episodes_are_rounded_once():
+    values = RNG.normal(size=(2, 300)).astype("float32")
+    total, expected = np.zeros(2), np.zeros((2, 300))
+    for t in reversed(range(300)):
+        total = values[:, t] + 0.99 * total
+        expected[:, t] = total
+    result = advantages.discounted_sums(tf.constant(values), 0.99)
+    # Half a unit in the last place of float32: no product of fewer bits.
+    assert result.dtype == tf.float32
+    np.testing.assert_allclose(result, expected, rtol=6e-8, atol=0)
+
+
 def test_advantages_of_episodes_that_end_early():
     lengths = [6, 1, 4]
     valid = np.array([[t < n for t in range(6)] for n in lengths], float)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_maml import rl
 from keras_maml.rl.meta_objective import MetaObjective
 from keras_maml.rl.surrogates import SURROGATES
+from keras_maml.theta import Theta
 
 RNG = np.random.default_rng(0)
 STATES, ACTIONS = 2, 2
@@ -173,7 +174,7 @@ def test_meta_gradient_is_that_of_the_expected_return():
     query = step(adapted(logits))
     count = support["valid"].shape[1] // horizon
     objective = MetaObjective(
-        meta_policy._untracked.learner.task_learner(1, count),
+        meta_policy.search_state.learner.task_learner(1, count),
         environment.actions,
         meta_policy.meta_model.meta_gradient,
         rl.TRPO().ratio_loss,
@@ -189,7 +190,9 @@ def test_meta_gradient_is_that_of_the_expected_return():
             },
         },
     }
-    loss, (gradient,) = objective.gradient([logits], batch)
+    theta = Theta([logits], [], [])
+    loss, gradients = objective.gradient(theta, batch)
+    (gradient,) = gradients.weights
     np.testing.assert_allclose(-gradient, expected, rtol=1e-9, atol=1e-12)
     # The surrogate at the point itself: the mean advantage.
     mean = float(tf.reduce_mean(query["advantages"]))

@@ -1,4 +1,4 @@
-"""A mass on a line that is to move at a velocity it is not told."""
+"""A mass on a line, which must find the velocity that is rewarded."""
 
 from typing import Any
 
@@ -6,7 +6,10 @@ import keras
 import tensorflow as tf
 
 from keras_maml.rl.actions import ContinuousActions
+from keras_maml.rl.actions import StatelessSeed
 from keras_maml.rl.environments.environment import Environment
+from keras_maml.rl.environments.environment import State
+from keras_maml.rl.environments.environment import Tasks
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_range
@@ -16,10 +19,9 @@ from keras_maml.validation import check_range
 class GoalVelocity(Environment):
     """A double integrator: each task is a velocity to reach and to keep.
 
-    The action, clipped to ±1, is a force; the observation is position and
-    velocity, in units of 1 and 1 a second. The reward is
-    −|v − goal| − `control_cost` · a². It is what half-cheetah velocity is
-    about, in a few operations.
+    The action, clipped to ±1, is a force on a mass of 1. The observation is
+    position and velocity. The reward is −|v − goal| − `control_cost` · a². It
+    is half-cheetah velocity in a few operations.
 
     Args:
         horizon: int, the steps of an episode. Defaults to `50`.
@@ -53,18 +55,22 @@ class GoalVelocity(Environment):
         self.control_cost = check_number("control_cost", control_cost, 0)
         self.actions = ContinuousActions(1)
 
-    def sample_tasks(self, count: int, seed: Any) -> Any:
+    def sample_tasks(self, count: int, seed: StatelessSeed) -> Tasks:
         return tf.random.stateless_uniform([count], seed, *self.goals)
 
-    def reset(self, tasks: Any, seed: Any) -> Any:
+    def reset(self, tasks: Tasks, seed: StatelessSeed) -> State:
         return tf.stack([tf.zeros_like(tasks)] * 2, -1)
 
-    def observe(self, state: Any, tasks: Any) -> Any:
+    def observe(self, state: State, tasks: Tasks) -> tf.Tensor:
         return state
 
     def step(
-        self, state: Any, actions: Any, tasks: Any, seed: Any
-    ) -> tuple[Any, Any, Any]:
+        self,
+        state: State,
+        actions: tf.Tensor,
+        tasks: Tasks,
+        seed: StatelessSeed,
+    ) -> tuple[State, tf.Tensor, tf.Tensor]:
         force = self.actions.clip(actions)[:, 0]
         velocity = state[:, 1] + self.time_step * force
         position = state[:, 0] + self.time_step * velocity

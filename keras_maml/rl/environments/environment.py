@@ -1,39 +1,51 @@
-"""What an environment is: many episodes of many tasks, side by side."""
+"""Environment: steps many episodes of many tasks at once."""
 
 from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from keras_maml.rl.actions import ContinuousActions
 from keras_maml.rl.actions import DiscreteActions
+from keras_maml.rl.actions import StatelessSeed
+from keras_maml.settings import Settings
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
 
-# Of what the random numbers of a seed are; others are in meta_policy_search.
+# Tells the random numbers of tasks from others of the same seed, see
+# policy_trainer.py and meta_policy_search.py.
 _TASKS = 2
 
+# A tensor or any structure of tensors: what `sample_tasks` returns.
+Tasks: TypeAlias = Any
+# A tensor or any structure of tensors: what `reset` returns.
+State: TypeAlias = Any
 
-class Environment:
+
+class Environment(Settings):
     """Base class: the dynamics that tasks share, and a distribution of goals.
 
-    A task is whatever `sample_tasks` gives: a goal, a tensor or a structure of
-    tensors. An environment steps a batch of B episodes at once, each with a
-    task of its own; every method is a function of its arguments alone, in
-    TensorFlow operations, so that whole roll-outs run inside one `tf.function`.
+    A task is a goal: a tensor or a structure of tensors. To draw goals, call
+    `environment.tasks(count, seed=1).sample(0)`.
 
-    Subclasses define the methods below, and keep their arguments as
-    attributes for `get_config`.
+    Subclasses define `sample_tasks`, `reset`, `observe` and `step`, and keep
+    their arguments as attributes for `get_config`. The library calls these
+    methods for a batch of B episodes, each with its task. They are functions
+    of their arguments alone, in TensorFlow operations, so whole roll-outs run
+    inside one `tf.function`. Their `seed` is a stateless seed of TensorFlow's,
+    two integers, which they pass to `tf.random.stateless_uniform` and the
+    like.
 
     Attributes:
         observation_shape: tuple of ints, of one observation.
         actions: a `ContinuousActions` or `DiscreteActions`.
-        horizon: int, the steps after which an episode ends in any case.
+        horizon: int, the most steps of an episode.
 
     Example:
 
     ```python
     environment = keras_maml.rl.PointNavigation(horizon=10)
-    goals = environment.sample_tasks(3, seed=(0, 0))  # (3, 2)
+    goals = environment.tasks(3, seed=0).sample(0)  # (3, 2)
     ```
     """
 
@@ -41,76 +53,73 @@ class Environment:
     actions: ContinuousActions | DiscreteActions
     horizon: int
 
-    def sample_tasks(self, count: int, seed: Any) -> Any:
-        """Draws tasks.
+    def sample_tasks(self, count: int, seed: StatelessSeed) -> Tasks:
+        """Draws tasks. Subclasses define it; users call `tasks`.
 
         Args:
             count: int.
-            seed: two integers, as for TensorFlow's stateless random numbers.
+            seed: a stateless seed of TensorFlow's, two integers.
 
         Returns:
             A structure of tensors `(count, ...)`.
         """
         raise NotImplementedError
 
-    def reset(self, tasks: Any, seed: Any) -> Any:
+    def reset(self, tasks: Tasks, seed: StatelessSeed) -> State:
         """Begins an episode of each task.
 
         Args:
             tasks: structure of tensors `(B, ...)`.
-            seed: two integers.
+            seed: a stateless seed of TensorFlow's, two integers.
 
         Returns:
             The states, a structure of tensors `(B, ...)`.
         """
         raise NotImplementedError
 
-    def observe(self, state: Any, tasks: Any) -> Any:
-        """What policies see of the states, `(B, *observation_shape)`."""
+    def observe(self, state: State, tasks: Tasks) -> tf.Tensor:
+        """The observations of the states, `(B, *observation_shape)`."""
         raise NotImplementedError
 
     def step(
-        self, state: Any, actions: Any, tasks: Any, seed: Any
-    ) -> tuple[Any, Any, Any]:
+        self,
+        state: State,
+        actions: tf.Tensor,
+        tasks: Tasks,
+        seed: StatelessSeed,
+    ) -> tuple[State, tf.Tensor, tf.Tensor]:
         """Takes one action in each episode.
 
         Args:
             state: structure of tensors `(B, ...)`.
             actions: tensor `(B, *actions.shape)`.
             tasks: structure of tensors `(B, ...)`.
-            seed: two integers.
+            seed: a stateless seed of TensorFlow's, two integers.
 
         Returns:
-            A tuple `(state, rewards, ended)` of the new states, floats `(B,)`
-            and bools `(B,)`: whether the episode is over. What happens in it
-            after that is ignored.
+            A tuple `(state, rewards, ended)`: the new states, floats `(B,)`,
+            and bools `(B,)` that are true where an episode is over. Later
+            steps of that episode are ignored.
         """
         raise NotImplementedError
 
     def tasks(self, count: int, seed: int = 0) -> "TaskSampler":
-        """Where `MetaPolicySearch.fit` gets the tasks of an iteration from.
+        """The meta-batches of tasks that `MetaPolicySearch.fit` trains on.
 
         Args:
-            count: int, the tasks of an iteration: the meta-batch.
-            seed: int. Defaults to `0`.
+            count: int, the tasks of a meta-batch.
+            seed: int from 0 to 2³² − 1. Defaults to `0`.
         """
         return TaskSampler(self, count, seed)
 
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        return cls(**config)
-
 
 class TaskSampler:
-    """Tasks by number of the iteration: the same ones for the same seed.
+    """Draws meta-batches of tasks, which their index and a seed determine.
 
     Args:
         environment: an `Environment`.
-        count: int, the tasks of an iteration.
-        seed: int. Defaults to `0`.
+        count: int, the tasks of a meta-batch.
+        seed: int from 0 to 2³² − 1. Defaults to `0`.
 
     Raises:
         ValueError: if an argument is not of that form, or the environment has
@@ -132,15 +141,16 @@ class TaskSampler:
         self.count = check_integer("count", count)
         self.seed = check_seed(seed)
 
-    def sample(self, iteration: Any) -> Any:
-        """The tasks of an iteration, a structure of tensors `(count, ...)`.
+    def sample(self, index: int | tf.Tensor) -> Tasks:
+        """Draws a meta-batch: a structure of tensors `(count, ...)`.
 
         Args:
-            iteration: int or integer tensor.
+            index: int or integer tensor, the number of the meta-batch. In
+                `fit` it is the number of earlier steps.
         """
         seed = tf.random.experimental.stateless_fold_in(
             tf.constant([self.seed, _TASKS], tf.int64),
-            tf.cast(iteration, tf.int64),
+            tf.cast(index, tf.int64),
         )
         tasks = tf.nest.map_structure(
             tf.convert_to_tensor,
@@ -158,8 +168,8 @@ class TaskSampler:
         return tasks
 
 
-def check_environment(environment: Any) -> None:
-    """Raises `ValueError` if a policy cannot be searched for in it."""
+def check_environment(environment: object) -> None:
+    """Raises `ValueError` if no policy can be trained in it."""
     if not isinstance(environment, Environment):
         raise ValueError(
             "`environment` must be a `keras_maml.rl.Environment`. "

@@ -1,4 +1,4 @@
-"""Environments of gymnasium, as vectors of them."""
+"""Environments of gymnasium, stepped as a vector."""
 
 from typing import Any
 
@@ -7,32 +7,36 @@ import tensorflow as tf
 
 from keras_maml.rl.actions import ContinuousActions
 from keras_maml.rl.actions import DiscreteActions
+from keras_maml.rl.actions import StatelessSeed
 from keras_maml.rl.environments.environment import Environment
+from keras_maml.rl.environments.environment import State
+from keras_maml.rl.environments.environment import Tasks
 from keras_maml.validation import check_integer
 
 
 class GymnasiumEnvironment(Environment):
     """Base class for tasks in environments of gymnasium.
 
-    Subclasses define `make_vector_env`, and `sample_tasks`, which draws goals.
-    Before an episode each environment of the vector gets one, by
-    `vector_env.set_attr("goal", goals)`, so it must have an attribute `goal`
-    that its rewards, or whatever differs from task to task, depend on. The
-    vector is reset with a seed, from which all else in it must follow, and is
-    stepped until the last of its episodes is over: it must bear that, as one
-    that resets what has ended does.
+    Subclasses define `sample_tasks`, which draws goals, and `make_vector_env`.
+    Each environment of the vector has an attribute `goal`, on which its
+    rewards or its dynamics depend. Before each episode the library calls
+    `vector_env.set_attr("goal", goals)` and `vector_env.reset(seed=seed)`. The
+    seed must determine all randomness in the vector. The library steps the
+    vector until the last episode is over, so environments whose episodes ended
+    earlier must accept further steps.
 
-    Roll-outs are one call of a graph, which calls back for each step.
+    A roll-out is one call of a graph, which calls back for each step.
 
     Args:
-        horizon: int, the most steps of an episode. One that gymnasium
-            terminates or truncates before ends there. The vector is made
-            here, once: a subclass sets what it needs for that before.
+        horizon: int, the most steps of an episode. An episode ends earlier
+            where gymnasium terminates or truncates it. This constructor calls
+            `make_vector_env`: a subclass first sets the attributes that
+            `make_vector_env` needs.
 
     Raises:
-        ValueError: if `horizon` is not a positive integer, or the spaces are
-            not boxes of numbers (of one axis, for actions) or, for actions,
-            discrete; or the environments have no goal.
+        ValueError: if `horizon` is not a positive integer; if observations
+            are not boxes; if actions are neither discrete nor boxes of one
+            axis; or if the environments have no goal.
 
     Example:
 
@@ -78,10 +82,10 @@ class GymnasiumEnvironment(Environment):
             vector_env.close()
 
     def make_vector_env(self, num_envs: int) -> Any:
-        """Makes a `gymnasium.vector.VectorEnv` of so many environments."""
+        """Makes a `gymnasium.vector.VectorEnv` of `num_envs` environments."""
         raise NotImplementedError
 
-    def reset(self, tasks: Any, seed: Any) -> Any:
+    def reset(self, tasks: Tasks, seed: StatelessSeed) -> State:
         flat = tf.nest.flatten(tasks)
 
         def begin(seed, *flat):
@@ -96,12 +100,16 @@ class GymnasiumEnvironment(Environment):
             observations, [flat[0].shape[0], *self.observation_shape]
         )
 
-    def observe(self, state: Any, tasks: Any) -> Any:
+    def observe(self, state: State, tasks: Tasks) -> tf.Tensor:
         return state
 
     def step(
-        self, state: Any, actions: Any, tasks: Any, seed: Any
-    ) -> tuple[Any, Any, Any]:
+        self,
+        state: State,
+        actions: tf.Tensor,
+        tasks: Tasks,
+        seed: StatelessSeed,
+    ) -> tuple[State, tf.Tensor, tf.Tensor]:
         observations, rewards, ended = tf.numpy_function(
             self._step,
             [self.actions.clip(actions)],
@@ -143,7 +151,7 @@ class GymnasiumEnvironment(Environment):
 
 def _observation_shape(vector_env):
     space = vector_env.single_observation_space
-    # By name: gymnasium is an extra, not needed to import this.
+    # The name of the class: gymnasium is an extra and may be missing.
     if type(space).__name__ != "Box":
         raise ValueError(
             "`make_vector_env` must give observations that are boxes of "

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maml.engine.processors import available_processors
+from keras_maml.rl.actions import StatelessSeed
+from keras_maml.rl.environments.environment import Tasks
 from keras_maml.rl.environments.gymnasium_environment import (
     GymnasiumEnvironment,
 )
@@ -14,9 +16,9 @@ from keras_maml.validation import check_range
 
 
 class _Locomotion(GymnasiumEnvironment):
-    """A robot of gymnasium's, whose goal is in its forward velocity."""
+    """A robot of gymnasium, whose goal is about its forward velocity."""
 
-    # What makes each robot and its rewards what they are.
+    # Arguments of `MujocoVectorEnv`.
     _ROBOT: dict[str, Any]
 
     def make_vector_env(self, num_envs: int) -> Any:
@@ -37,7 +39,7 @@ class _Locomotion(GymnasiumEnvironment):
         )
 
     def _forward_reward(self, velocity, goal):
-        """The part of the rewards that the goals determine.
+        """The part of the rewards that depends on the goals.
 
         Args:
             velocity: array `(B,)`, in metres a second.
@@ -46,7 +48,6 @@ class _Locomotion(GymnasiumEnvironment):
         Returns:
             An array `(B,)`.
         """
-        # Each robot has its own; there is none that would suit all.
         raise NotImplementedError
 
 
@@ -59,7 +60,7 @@ _CHEETAH = {
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class HalfCheetahDirection(_Locomotion):
-    """A half-cheetah that is to run forward or backward.
+    """A half-cheetah, which must find out whether to run forward or backward.
 
     The goal is 1.0 or −1.0, with equal odds. The reward of a step is
     goal · v − 0.05 ‖a‖², with v the forward velocity in metres a second. Needs
@@ -82,15 +83,15 @@ class HalfCheetahDirection(_Locomotion):
     Reference:
         Finn et al., 2017, section 5.3, "Locomotion". Deviation: gymnasium's
         `HalfCheetah-v5`, where the paper has rllab's half-cheetah and an older
-        MuJoCo. The robot is the same, but a step lasts 0.05 s in the place of
-        0.01 s, the observation has no centre of mass, an episode starts from
-        joints that are displaced more, and actions are squared before they are
-        clipped, not after. So returns are not the paper's.
+        MuJoCo. The robot is the same. A step lasts 0.05 s instead of 0.01 s,
+        the observation has no centre of mass, the joints are displaced more at
+        the start, and actions are squared before they are clipped, not after.
+        Returns cannot be compared with the paper's.
     """
 
     _ROBOT = _CHEETAH
 
-    def sample_tasks(self, count: int, seed: Any) -> Any:
+    def sample_tasks(self, count: int, seed: StatelessSeed) -> Tasks:
         return _forward_or_backward(count, seed)
 
     def _forward_reward(self, velocity, goal):
@@ -99,15 +100,15 @@ class HalfCheetahDirection(_Locomotion):
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class HalfCheetahVelocity(_Locomotion):
-    """A half-cheetah that is to run at a velocity it is not told.
+    """A half-cheetah, which must find the velocity that is rewarded.
 
     The reward of a step is −|v − goal| − 0.05 ‖a‖², with v the forward
     velocity in metres a second. Needs the extra `[rl]`.
 
     Args:
         horizon: int, the steps of an episode. Defaults to `200`.
-        goals: pair of floats, the range of goal velocities, from which they
-            are drawn uniformly. Defaults to `(0.0, 2.0)`.
+        goals: pair of floats, the range of goal velocities, which are uniform
+            in it. Defaults to `(0.0, 2.0)`.
 
     Raises:
         ImportError: if gymnasium or MuJoCo is missing.
@@ -132,7 +133,7 @@ class HalfCheetahVelocity(_Locomotion):
         super().__init__(horizon)
         self.goals = check_range("goals", goals)
 
-    def sample_tasks(self, count: int, seed: Any) -> Any:
+    def sample_tasks(self, count: int, seed: StatelessSeed) -> Tasks:
         return tf.random.stateless_uniform([count], seed, *self.goals)
 
     def _forward_reward(self, velocity, goal):
@@ -144,7 +145,7 @@ class HalfCheetahVelocity(_Locomotion):
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class AntDirection(_Locomotion):
-    """A four-legged ant that is to run forward or backward.
+    """An ant, which must find out whether to run forward or backward.
 
     The goal is 1.0 or −1.0, with equal odds. The reward of a step is
     goal · v − 0.005 ‖a‖² + 0.05, with v the velocity along x in metres a
@@ -168,9 +169,9 @@ class AntDirection(_Locomotion):
     Reference:
         Finn et al., 2017, section 5.3, "Locomotion". Deviation: gymnasium's
         `Ant-v5`, where the paper has rllab's ant and an older MuJoCo. A step
-        lasts 0.05 s in the place of 0.02 s, contacts have other constants, and
-        their forces are neither observed nor penalised.
-        So returns are not the paper's.
+        lasts 0.05 s instead of 0.02 s, contacts have other constants, and
+        contact forces are neither observed nor penalised. Returns cannot be
+        compared with the paper's.
     """
 
     _ROBOT = {
@@ -181,7 +182,7 @@ class AntDirection(_Locomotion):
         "heights": (0.2, 1.0),
     }
 
-    def sample_tasks(self, count: int, seed: Any) -> Any:
+    def sample_tasks(self, count: int, seed: StatelessSeed) -> Tasks:
         return _forward_or_backward(count, seed)
 
     def _forward_reward(self, velocity, goal):

@@ -8,15 +8,15 @@ from mujoco import rollout
 
 
 class MujocoVectorEnv(gymnasium.vector.VectorEnv):
-    """A vector of a robot of gymnasium's that MuJoCo steps all at once.
+    """Copies of a robot of gymnasium, which MuJoCo steps all at once.
 
-    The robot, its frames a step and where episodes begin are those of the
-    environment `env_id`. A vector of such environments would call MuJoCo for
-    each of them in turn, at about a quarter of the speed on two cores.
+    The environment `env_id` defines the robot, the frames of a step and the
+    start of an episode. gymnasium's own vectors call MuJoCo for one
+    environment after another, at about a quarter of the speed on two cores.
 
     Args:
-        env_id: string, of a `gymnasium.envs.mujoco.MujocoEnv` whose first
-            position is that along x.
+        env_id: string, names a `gymnasium.envs.mujoco.MujocoEnv` whose first
+            position is along x.
         num_envs: int.
         forward_reward: function of the forward velocities and goals, arrays
             `(num_envs,)`, that returns rewards.
@@ -24,8 +24,8 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv):
             observed.
         control_cost: float, the cost of ‖a‖².
         survival_reward: float, for each step.
-        heights: pair of floats or `None`: outside of it, the robot's torso
-            ends an episode.
+        heights: pair of floats or `None`. An episode ends when the height of
+            the robot's torso leaves this range.
         threads: int.
     """
 
@@ -45,7 +45,6 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv):
         env = gymnasium.make(env_id)
         robot = env.unwrapped
         self.num_envs = num_envs
-        self._env_id = env_id
         self.goal = np.zeros(num_envs)
         self._forward_reward = forward_reward
         self._hidden_positions = hidden_positions
@@ -120,7 +119,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv):
         if self._heights is not None:
             low, high = self._heights
             height = self._positions[:, 2]
-            # What is not a number is no height either.
+            # NaN ends an episode too.
             terminated = ~((height >= low) & (height <= high))
         return (
             self._observe(),

@@ -1,4 +1,4 @@
-"""A point in the plane that is to go to a goal it does not see."""
+"""A point in the plane, which must find a goal that it does not see."""
 
 from typing import Any
 
@@ -6,7 +6,10 @@ import keras
 import tensorflow as tf
 
 from keras_maml.rl.actions import ContinuousActions
+from keras_maml.rl.actions import StatelessSeed
 from keras_maml.rl.environments.environment import Environment
+from keras_maml.rl.environments.environment import State
+from keras_maml.rl.environments.environment import Tasks
 from keras_maml.validation import check_bool
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
@@ -17,19 +20,18 @@ class PointNavigation(Environment):
     """2D navigation: each task is a goal, known by its rewards alone.
 
     A point starts at the origin and moves by a tenth of the action, whose
-    entries are clipped to ±1. The observation is its position, the reward
-    minus its distance from the goal, and an episode ends within 0.01 of the
-    goal in both coordinates. Goals are uniform in the square
-    [−`size`, `size`]².
+    entries are clipped to ±1. The observation is its position. The reward is
+    minus its distance from the goal. An episode ends when both coordinates are
+    within 0.01 of the goal. Goals are uniform in the square [−`size`, `size`]².
 
     Args:
         horizon: int, the most steps of an episode. Defaults to `100`.
         size: float, half the side of the square of goals. Defaults to `0.5`.
         squared: bool. Whether the reward is minus the squared distance, as in
-            the paper's text, where its released code has the distance.
-            Defaults to `False`.
-        observe_goal: bool. Whether a policy sees the goal: the oracle that
-            the paper compares with. Defaults to `False`.
+            the paper's text. Its released code has the distance. Defaults to
+            `False`.
+        observe_goal: bool. Whether the goal is part of the observation, as for
+            the paper's oracle. Defaults to `False`.
 
     Raises:
         ValueError: if an argument is not of that form.
@@ -60,20 +62,24 @@ class PointNavigation(Environment):
         self.observation_shape = (4 if observe_goal else 2,)
         self.actions = ContinuousActions(2)
 
-    def sample_tasks(self, count: int, seed: Any) -> Any:
+    def sample_tasks(self, count: int, seed: StatelessSeed) -> Tasks:
         return tf.random.stateless_uniform(
             [count, 2], seed, -self.size, self.size
         )
 
-    def reset(self, tasks: Any, seed: Any) -> Any:
+    def reset(self, tasks: Tasks, seed: StatelessSeed) -> State:
         return tf.zeros_like(tasks)
 
-    def observe(self, state: Any, tasks: Any) -> Any:
+    def observe(self, state: State, tasks: Tasks) -> tf.Tensor:
         return tf.concat([state, tasks], -1) if self.observe_goal else state
 
     def step(
-        self, state: Any, actions: Any, tasks: Any, seed: Any
-    ) -> tuple[Any, Any, Any]:
+        self,
+        state: State,
+        actions: tf.Tensor,
+        tasks: Tasks,
+        seed: StatelessSeed,
+    ) -> tuple[State, tf.Tensor, tf.Tensor]:
         state += 0.1 * self.actions.clip(actions)
         away = state - tasks
         square = tf.reduce_sum(tf.square(away), -1)

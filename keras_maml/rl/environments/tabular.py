@@ -6,21 +6,24 @@ import keras
 import tensorflow as tf
 
 from keras_maml.rl.actions import DiscreteActions
+from keras_maml.rl.actions import StatelessSeed
 from keras_maml.rl.environments.environment import Environment
+from keras_maml.rl.environments.environment import State
+from keras_maml.rl.environments.environment import Tasks
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class TabularMDP(Environment):
-    """A finite Markov decision process: each task has tables of its own.
+    """A finite Markov decision process, whose tables differ between tasks.
 
     A task is a dict of `"transitions"`, the probabilities of next states
     `(states, actions, states)`, and `"rewards"`, the mean reward
     `(states, actions)`. Transitions are drawn from a symmetric Dirichlet
-    distribution with parameter 1, mean rewards uniformly from [0, 1]; rewards
-    are normal around their mean. Episodes begin in state 0, and observations
-    are one-hot states. With one state it is a bandit.
+    distribution with parameter 1. Mean rewards are uniform in [0, 1], and
+    rewards are normal around their mean. Episodes begin in state 0, and
+    observations are one-hot states. With one state it is a bandit.
 
     Args:
         states: int. Defaults to `5`.
@@ -39,9 +42,9 @@ class TabularMDP(Environment):
 
     Reference:
         Duan et al., 2016, "RL²: Fast Reinforcement Learning via Slow
-        Reinforcement Learning", sections 3.1 and 3.2. Deviations: there,
-        rewards of bandits are 0 or 1 with a uniform mean, and those of
-        processes are normal with variance 1 around normal means.
+        Reinforcement Learning", sections 3.1 and 3.2. Deviations: the paper's
+        bandits have rewards of 0 or 1 with a uniform mean, and its processes
+        have rewards with variance 1 around normal means.
     """
 
     actions: DiscreteActions
@@ -61,10 +64,10 @@ class TabularMDP(Environment):
         self.noise = check_number("noise", noise, minimum=0)
         self.observation_shape = (self.states,)
 
-    def sample_tasks(self, count: int, seed: Any) -> Any:
+    def sample_tasks(self, count: int, seed: StatelessSeed) -> Tasks:
         shape = [count, self.states, self.actions.count]
         seeds = tf.random.split(seed, 2)
-        # Exponential numbers over their sum are Dirichlet's with parameter 1.
+        # Exponential numbers over their sum are Dirichlet with parameter 1.
         exponential = -tf.math.log(
             tf.random.stateless_uniform(
                 [*shape, self.states], seeds[0], minval=1e-20
@@ -76,15 +79,19 @@ class TabularMDP(Environment):
             "rewards": tf.random.stateless_uniform(shape, seeds[1]),
         }
 
-    def reset(self, tasks: Any, seed: Any) -> Any:
+    def reset(self, tasks: Tasks, seed: StatelessSeed) -> State:
         return tf.zeros([tf.shape(tasks["rewards"])[0]], tf.int32)
 
-    def observe(self, state: Any, tasks: Any) -> Any:
+    def observe(self, state: State, tasks: Tasks) -> tf.Tensor:
         return tf.one_hot(state, self.states)
 
     def step(
-        self, state: Any, actions: Any, tasks: Any, seed: Any
-    ) -> tuple[Any, Any, Any]:
+        self,
+        state: State,
+        actions: tf.Tensor,
+        tasks: Tasks,
+        seed: StatelessSeed,
+    ) -> tuple[State, tf.Tensor, tf.Tensor]:
         seeds = tf.random.split(seed, 2)
         at = tf.stack([state, actions], -1)
         rewards = tf.gather_nd(tasks["rewards"], at, batch_dims=1)
@@ -94,7 +101,7 @@ class TabularMDP(Environment):
             )
         probabilities = tf.gather_nd(tasks["transitions"], at, batch_dims=1)
         drawn = tf.random.stateless_uniform(tf.shape(rewards), seeds[1])
-        # The last state takes what rounding leaves over.
+        # Rounding may leave probability over: the last state gets it.
         passed = tf.cumsum(probabilities, axis=-1)[:, :-1] <= drawn[:, None]
         state = tf.reduce_sum(tf.cast(passed, tf.int32), -1)
         return state, rewards, tf.zeros_like(rewards, tf.bool)

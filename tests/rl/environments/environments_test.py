@@ -37,7 +37,7 @@ def test_navigation():
     np.testing.assert_allclose(
         oracle.observe(state, goals), np.concatenate([state, goals], 1)
     )
-    drawn = environment.sample_tasks(1000, (0, 0)).numpy()
+    drawn = environment.tasks(1000).sample(0).numpy()
     assert np.all(np.abs(drawn) <= 0.5)
     assert np.abs(drawn).max() > 0.49
 
@@ -57,7 +57,7 @@ def test_goal_velocity():
 
 def test_tabular():
     environment = rl.TabularMDP(3, 2, noise=0.5)
-    task = environment.sample_tasks(1, (0, 0))
+    task = environment.tasks(1).sample(0)
     np.testing.assert_allclose(
         tf.reduce_sum(task["transitions"], -1), np.ones((1, 3, 2)), rtol=1e-5
     )

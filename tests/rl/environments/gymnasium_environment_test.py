@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 from keras_maml import rl
+from tests.rl.searches import eagerly
+from tests.rl.searches import search
 
 
 class Walk(gymnasium.Env):
@@ -67,12 +69,6 @@ class Switches(Walks):
         return tf.random.stateless_uniform([count], seed, 0, 2, tf.int32)
 
 
-def search(environment, **kwargs):
-    return rl.MetaPolicySearch(
-        rl.mlp_policy(environment, (4,)), environment, episodes=3, **kwargs
-    )
-
-
 def test_episodes_are_those_of_gymnasium():
     environment = Walks(horizon=6)
     meta_policy = search(environment)
@@ -126,7 +122,7 @@ def test_robots_move_as_in_gymnasium(kind):
     options = {}
     if kind is rl.AntDirection:
         options["include_cfrc_ext_in_observation"] = False
-    single = gymnasium.make(robots._env_id, **options)
+    single = gymnasium.make(kind._ROBOT["env_id"], **options)
     single.reset(seed=0)
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -172,7 +168,8 @@ def test_half_cheetah_is_trained_saved_and_loaded(tmp_path):
 
     environment = rl.HalfCheetahVelocity(horizon=4, goals=(0.0, 3.0))
     meta_policy = search(environment)
-    meta_policy.fit(environment.tasks(2), 1, verbose=0)
+    with eagerly():
+        meta_policy.fit(environment.tasks(2), verbose=0)
     meta_policy.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.environment.get_config() == {
