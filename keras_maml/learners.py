@@ -185,14 +185,14 @@ def conv4(
         model.add(layers.GlobalAveragePooling2D(name="mean"))
     if n_way is None:
         return model
-    if max_pool and head_stddev is None:
-        head_initializer = keras.initializers.GlorotUniform(layer_seed(seed, 4))
-    else:
-        head_initializer = keras.initializers.RandomNormal(
-            stddev=1.0 if head_stddev is None else head_stddev,
-            seed=layer_seed(seed, 4),
-        )
-    model.add(
-        layers.Dense(n_way, kernel_initializer=head_initializer, name="head")
-    )
+    initializer = _head_initializer(max_pool, head_stddev, layer_seed(seed, 4))
+    model.add(layers.Dense(n_way, kernel_initializer=initializer, name="head"))
     return model
+
+
+def _head_initializer(max_pool, stddev, seed):
+    if max_pool and stddev is None:
+        return keras.initializers.GlorotUniform(seed)
+    return keras.initializers.RandomNormal(
+        stddev=1.0 if stddev is None else stddev, seed=seed
+    )

@@ -70,12 +70,8 @@ def from_tfds(
 
     builder = _prepared_builder(name, data_dir, download)
     features = builder.info.features
-    for argument, key in (("image_key", image_key), ("label_key", label_key)):
-        if key not in features:
-            raise ValueError(
-                f"`{argument}` must be a feature of the dataset {name!r}, one "
-                f"of {sorted(features)}. Received: {argument}={key!r}"
-            )
+    _check_feature("image_key", image_key, name, features)
+    _check_feature("label_key", label_key, name, features)
     names = _check_splits(builder, splits)
 
     # The fingerprint of an image is taken before the image is decoded.
@@ -147,6 +143,14 @@ def _prepared_builder(name, data_dir, download):
             f"data_dir={data_dir!r}"
         ) from error
     return builder
+
+
+def _check_feature(argument, key, name, features):
+    if key not in features:
+        raise ValueError(
+            f"`{argument}` must be a feature of the dataset {name!r}, one of "
+            f"{sorted(features)}. Received: {argument}={key!r}"
+        )
 
 
 def _check_splits(builder, splits):
