@@ -1,4 +1,4 @@
-"""Runs the Python that the documentation shows: docstrings and README.md."""
+"""Runs the Python that the documentation shows: docstrings and pages."""
 
 import doctest
 import importlib
@@ -50,6 +50,19 @@ def docstrings():
 DOCSTRINGS = {name: text or "" for name, text in docstrings()}
 FENCED = [name for name, text in DOCSTRINGS.items() if python_blocks(text)]
 PROMPTED = [name for name, text in DOCSTRINGS.items() if ">>> " in text]
+PAGES = {
+    str(path.relative_to(CHECKOUT)): path.read_text(encoding="utf-8")
+    for path in [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")]
+}
+
+
+def reads_omniglot(text):
+    return 'from_tfds("omniglot"' in re.sub(r"\s", "", text)
+
+
+def omniglot_marked(name):
+    marks = pytest.mark.omniglot if reads_omniglot(DOCSTRINGS[name]) else ()
+    return pytest.param(name, marks=marks)
 
 
 @pytest.fixture
@@ -61,11 +74,10 @@ def names(tmp_path, monkeypatch, omniglot_data_dir):
     return {"keras": keras, "keras_maml": keras_maml, "np": np, "tf": tf}
 
 
-@pytest.mark.parametrize("path", FENCED)
+@pytest.mark.parametrize("path", [omniglot_marked(name) for name in FENCED])
 def test_fenced_example(path, names, omniglot_data_dir):
-    if 'from_tfds("omniglot"' in re.sub(r"\s", "", DOCSTRINGS[path]):
-        if omniglot_data_dir is None:
-            pytest.skip("Omniglot is not on this machine")
+    if reads_omniglot(DOCSTRINGS[path]) and omniglot_data_dir is None:
+        pytest.skip("Omniglot is not on this machine")
     for block in python_blocks(DOCSTRINGS[path]):
         exec(compile(block, f"<{path}>", "exec"), names)
 
@@ -80,12 +92,20 @@ def test_prompted_example(path, names):
     assert not failed, "".join(report)
 
 
-def test_readme(names):
-    blocks = python_blocks((CHECKOUT / "README.md").read_text(encoding="utf-8"))
-    assert blocks
-    own = {}
-    for block in blocks:
-        exec(compile(block, "<README.md>", "exec"), own)
+@pytest.mark.parametrize(
+    "page", [page for page, text in PAGES.items() if python_blocks(text)]
+)
+def test_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in python_blocks(PAGES[page]):
+        exec(compile(block, f"<{page}>", "exec"), names)
+
+
+def test_pages_with_code_are_found():
+    assert {"README.md", "docs/guide.md"} <= {
+        page for page, text in PAGES.items() if python_blocks(text)
+    }
 
 
 def test_every_public_callable_has_an_example():
