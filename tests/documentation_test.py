@@ -49,6 +49,11 @@ def docstrings():
 
 DOCSTRINGS = {name: text or "" for name, text in docstrings()}
 FENCED = [name for name, text in DOCSTRINGS.items() if python_blocks(text)]
+OMNIGLOT = [
+    name
+    for name in FENCED
+    if 'from_tfds("omniglot"' in re.sub(r"\s", "", DOCSTRINGS[name])
+]
 PROMPTED = [name for name, text in DOCSTRINGS.items() if ">>> " in text]
 PAGES = {
     str(path.relative_to(CHECKOUT)): path.read_text(encoding="utf-8")
@@ -56,30 +61,28 @@ PAGES = {
 }
 
 
-def reads_omniglot(text):
-    return 'from_tfds("omniglot"' in re.sub(r"\s", "", text)
-
-
-def omniglot_marked(name):
-    marks = pytest.mark.omniglot if reads_omniglot(DOCSTRINGS[name]) else ()
-    return pytest.param(name, marks=marks)
-
-
 @pytest.fixture
-def names(tmp_path, monkeypatch, omniglot_data_dir):
+def names(tmp_path, monkeypatch):
     """What an example may use without importing it, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    if omniglot_data_dir is not None:
-        monkeypatch.setenv("TFDS_DATA_DIR", omniglot_data_dir)
     return {"keras": keras, "keras_maml": keras_maml, "np": np, "tf": tf}
 
 
-@pytest.mark.parametrize("path", [omniglot_marked(name) for name in FENCED])
-def test_fenced_example(path, names, omniglot_data_dir):
-    if reads_omniglot(DOCSTRINGS[path]) and omniglot_data_dir is None:
-        pytest.skip("Omniglot is not on this machine")
+def run_fenced(path, names):
     for block in python_blocks(DOCSTRINGS[path]):
         exec(compile(block, f"<{path}>", "exec"), names)
+
+
+@pytest.mark.parametrize("path", [p for p in FENCED if p not in OMNIGLOT])
+def test_fenced_example(path, names):
+    run_fenced(path, names)
+
+
+@pytest.mark.omniglot
+@pytest.mark.parametrize("path", OMNIGLOT)
+def test_fenced_omniglot_example(path, names, omniglot_data_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", omniglot_data_dir)
+    run_fenced(path, names)
 
 
 @pytest.mark.parametrize("path", PROMPTED)

@@ -15,13 +15,37 @@ def image(number):
     return pixels
 
 
-def prepare(path, splits, name="shapes", label=None, stored_image=None):
-    """Writes a dataset.
+def write(path, base, splits):
+    """Writes a dataset of the builder `base`, with these examples.
+
+    Args:
+        path: where to.
+        base: class of the builder that describes the dataset.
+        splits: dictionary from a split's name to its examples.
+    """
+
+    class Builder(base, skip_registration=True):
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {
+                split: self._generate_examples(examples)
+                for split, examples in splits.items()
+            }
+
+        def _generate_examples(self, examples):
+            yield from enumerate(examples)
+
+    Builder.name = base.name
+    Builder(data_dir=path).download_and_prepare()
+    return path
+
+
+def prepare(path, splits, label=None, stored_image=None):
+    """Writes a dataset by the name of `shapes`.
 
     Args:
         path: where to.
         splits: dictionary from a split's name to its (image, label) pairs.
-        name: the dataset's name.
         label: the label's feature. Defaults to three named classes.
         stored_image: the image's feature. Defaults to PNG.
     """
@@ -34,26 +58,21 @@ def prepare(path, splits, name="shapes", label=None, stored_image=None):
         }
     )
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
+        name = "shapes"
 
         def _info(self):
             return self.dataset_info_from_configs(features=features)
 
-        def _split_generators(self, dl_manager):
-            del dl_manager
-            return {
-                split: self._generate_examples(pairs)
-                for split, pairs in splits.items()
-            }
-
-        def _generate_examples(self, pairs):
-            for number, (pixels, label) in enumerate(pairs):
-                yield number, {"image": pixels, "label": label, "id": "x"}
-
-    Builder.name = name
-    Builder(data_dir=path).download_and_prepare()
-    return path
+    examples = {
+        split: [
+            {"image": pixels, "label": label, "id": "x"}
+            for pixels, label in pairs
+        ]
+        for split, pairs in splits.items()
+    }
+    return write(path, Shapes, examples)
 
 
 @pytest.fixture(scope="module")
@@ -215,38 +234,61 @@ def test_dataset_that_is_not_there_and_may_not_be_downloaded(tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_omniglot(omniglot_data_dir, tmp_path):
-    """The real one where it is, else one of its shape with fewer classes."""
-    num_classes = 1623
-    data_dir = omniglot_data_dir
-    if data_dir is None:
-        num_classes, rng = 6, np.random.default_rng(0)
-        drawings = [
-            (255 * rng.integers(0, 2, (105, 105, 3), dtype="uint8"), label)
-            for label in range(num_classes)
-            for _ in range(20)
-        ]
-        data_dir = prepare(
-            tmp_path,
-            {
-                "train": drawings[:80],
-                "test": drawings[80:],
-                "small1": drawings[:40],
-            },
-            label=tfds.features.ClassLabel(num_classes=num_classes),
-            name="omniglot",
-        )
-    pool = tasks.from_tfds(
-        "omniglot", data_dir=data_dir, preprocess=tasks.preprocess_omniglot
+def test_omniglot_of_a_few_classes(tmp_path):
+    """As TFDS's own builder stores it: its version, features and names."""
+    rng = np.random.default_rng(0)
+    drawings = [
+        {
+            "image": 255 * rng.integers(0, 2, (105, 105, 3), dtype="uint8"),
+            "alphabet": label // 3,
+            "alphabet_char_id": label % 3,
+            "label": label,
+        }
+        for label in range(6)
+        for _ in range(4)
+    ]
+    write(
+        tmp_path,
+        tfds.builder_cls("omniglot"),
+        {
+            "train": drawings[:16],
+            "test": drawings[16:],
+            "small1": drawings[:8],
+            "small2": drawings[4:12],
+        },
     )
-    assert pool.num_classes == num_classes
+    pool = tasks.from_tfds(
+        "omniglot",
+        data_dir=tmp_path,
+        download=False,
+        preprocess=tasks.preprocess_omniglot,
+    )
+    assert pool.class_names == ["0", "1", "2", "3", "4", "5"]
+    assert pool.counts.tolist() == [4] * 6
+    expected = np.stack(
+        [tasks.preprocess_omniglot(example["image"]) for example in drawings]
+    )
+    assert pool.x.shape == expected.shape == (24, 28, 28, 1)
+    np.testing.assert_array_equal(
+        np.unique(pool.x, axis=0), np.unique(expected, axis=0)
+    )
+
+
+@pytest.mark.omniglot
+def test_omniglot(omniglot_data_dir):
+    pool = tasks.from_tfds(
+        "omniglot",
+        data_dir=omniglot_data_dir,
+        download=False,
+        preprocess=tasks.preprocess_omniglot,
+    )
+    assert pool.num_classes == 1623
     assert (pool.counts == 20).all()
-    assert pool.x.shape == (20 * num_classes, 28, 28, 1)
-    if omniglot_data_dir is not None:
-        assert 0.07 < pool.x.mean() / 255 < 0.09
-        parts = pool.split(1100, 100, 423, seed=0)
-        names = [set(part.class_names) for part in parts]
-        assert len(set.union(*names)) == 1623
-        x, y = parts[2].episodes(20, 5, 15, rotations=True).episode(0)
-        assert x["support_x"].shape == (100, 28, 28, 1)
-        assert y.shape == (300,)
+    assert pool.x.shape == (20 * 1623, 28, 28, 1)
+    assert 0.07 < pool.x.mean() / 255 < 0.09
+    parts = pool.split(1100, 100, 423, seed=0)
+    names = [set(part.class_names) for part in parts]
+    assert len(set.union(*names)) == 1623
+    x, y = parts[2].episodes(20, 5, 15, rotations=True).episode(0)
+    assert x["support_x"].shape == (100, 28, 28, 1)
+    assert y.shape == (300,)
