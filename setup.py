@@ -31,7 +31,22 @@ PLOTS = ["matplotlib>=3.10"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
 TESTS = [*PLOTS, *RL, "Pillow>=10.0", "pytest>=8.0", "pytest-xdist>=3.8"]
 # Pinned, so that a new release of a tool never turns a finished change red.
-DEV = [*TESTS, "mypy==2.4.1", "pre-commit==4.7.0", "ruff==0.17.6"]
+DOCS = [
+    "mkdocs==1.6.1",
+    "mkdocs-material==9.8.2",
+    "mkdocstrings[python]==1.0.8",
+    "mkdocstrings-python==2.0.11",
+]
+DEV = [
+    *TESTS,
+    *DOCS,
+    "build==1.6.1",
+    "import-linter==2.17",
+    "mypy==2.4.1",
+    "pre-commit==4.7.0",
+    "ruff==0.17.6",
+    "twine==7.0.0",
+]
 
 setuptools.setup(
     name="keras-maml",
@@ -45,12 +60,20 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["keras_maml", "keras_maml.*"]),
     package_data={"keras_maml": ["py.typed"]},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"plots": PLOTS, "rl": RL, "tests": TESTS, "dev": DEV},
+    extras_require={
+        "plots": PLOTS,
+        "rl": RL,
+        "tests": TESTS,
+        "docs": DOCS,
+        "dev": DEV,
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

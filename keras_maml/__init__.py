@@ -10,9 +10,9 @@ from keras_maml import rl
 from keras_maml import tasks
 from keras_maml.context import ContextParameters
 from keras_maml.engine.task_map import configure_threads
-from keras_maml.evaluation import TaskScores
 from keras_maml.evaluation import evaluate_tasks
 from keras_maml.meta_model import MetaModel
+from keras_maml.task_scores import TaskScores
 from keras_maml.version import __version__
 
 __all__ = [

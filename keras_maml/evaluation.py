@@ -3,43 +3,12 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-
-class TaskScores(NamedTuple):
-    """Scores of many tasks after a number of inner steps.
-
-    Attributes:
-        values: array `(tasks,)`, the mean of the metric over each task's
-            queries.
-
-    Example:
-
-    ```python
-    scores = keras_maml.TaskScores(np.array([0.5, 0.75, 1.0]))
-    print(f"{scores.mean:.2f} ± {scores.ci95:.2f}")  # 0.75 ± 0.28
-    ```
-    """
-
-    values: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        """The mean over tasks."""
-        return float(np.mean(self.values))
-
-    @property
-    def ci95(self) -> float:
-        """Half the width of the 95 % confidence interval of the mean."""
-        if len(self.values) < 2:
-            return float("inf")
-        return float(
-            1.96 * np.std(self.values, ddof=1) / np.sqrt(len(self.values))
-        )
+from keras_maml.task_scores import TaskScores
 
 
 def evaluate_tasks(

@@ -1,4 +1,4 @@
-"""Runs the Python that the documentation shows: docstrings and README.md."""
+"""Runs the Python that the documentation shows: docstrings and pages."""
 
 import doctest
 import importlib
@@ -55,6 +55,10 @@ OMNIGLOT = [
     if 'from_tfds("omniglot"' in re.sub(r"\s", "", DOCSTRINGS[name])
 ]
 PROMPTED = [name for name, text in DOCSTRINGS.items() if ">>> " in text]
+PAGES = {
+    str(path.relative_to(CHECKOUT)): path.read_text(encoding="utf-8")
+    for path in [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")]
+}
 
 
 @pytest.fixture
@@ -91,12 +95,20 @@ def test_prompted_example(path, names):
     assert not failed, "".join(report)
 
 
-def test_readme(names):
-    blocks = python_blocks((CHECKOUT / "README.md").read_text(encoding="utf-8"))
-    assert blocks
-    own = {}
-    for block in blocks:
-        exec(compile(block, "<README.md>", "exec"), own)
+@pytest.mark.parametrize(
+    "page", [page for page, text in PAGES.items() if python_blocks(text)]
+)
+def test_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in python_blocks(PAGES[page]):
+        exec(compile(block, f"<{page}>", "exec"), names)
+
+
+def test_pages_with_code_are_found():
+    assert {"README.md", "docs/guide.md"} <= {
+        page for page, text in PAGES.items() if python_blocks(text)
+    }
 
 
 def test_every_public_callable_has_an_example():

@@ -72,6 +72,24 @@ def test_version(declared):
     ).read_text(encoding="utf-8")
 
 
+def test_classifiers_name_the_pythons_that_are_tested(declared):
+    named = re.findall(
+        r"Python :: (3\.\d+)", "\n".join(declared["classifiers"])
+    )
+    assert declared["python_requires"] == f">={named[0]}"
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert f"Python {named[0]} to {named[-1]}" in text
+
+
+def test_tools_are_pinned_and_bounds_are_lower_bounds(declared):
+    extras = declared["extras_require"]
+    # `.ci/lower_bounds` installs these with == in the place of >=.
+    bounds = {*declared["install_requires"], *extras["tests"]}
+    assert all(re.search(r">=[\d.]+$", bound) for bound in bounds)
+    tools = {*extras["dev"], *extras["docs"]} - bounds
+    assert all(re.search(r"==[\d.]+$", tool) for tool in tools)
+
+
 def test_package_is_whole_and_typed(declared):
     folders = {
         ".".join(path.parent.relative_to(CHECKOUT).parts)

@@ -1,9 +1,9 @@
 """How well tasks are learned: mean and confidence interval of returns."""
 
-from keras_maml.evaluation import TaskScores
 from keras_maml.rl.environments.environment import Tasks
 from keras_maml.rl.meta_policy_search import MetaPolicySearch
 from keras_maml.rl.trajectories import mean_returns
+from keras_maml.task_scores import TaskScores
 
 
 def evaluate_returns(
