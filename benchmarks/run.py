@@ -20,10 +20,10 @@ from absl import flags
 WORKLOADS = ["sine1", "sine5", "omni5w1s", "omni20w1s", "mini5w1s"]
 # What a user can choose: `task_map` of MetaModel, `jit_compile` of compile.
 ENGINES = {
-    "default": ("auto", False),
-    "loop": ("loop", False),
+    "default": ("auto", "auto"),
+    "loop": ("loop", "auto"),
     "loop_xla": ("loop", True),
-    "vectorized": ("vectorized", False),
+    "vectorized": ("vectorized", "auto"),
     "vectorized_xla": ("vectorized", True),
 }
 

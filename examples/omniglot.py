@@ -285,8 +285,7 @@ def count_iterations(config, stream):
     make_model(config, 1).fit(
         stream, steps_per_epoch=12, callbacks=[times], shuffle=False, verbose=0
     )
-    cores = os.cpu_count() or 1
-    budget = 60 * config.minutes * cores
+    budget = 60 * config.minutes * len(os.sched_getaffinity(0))
     return max(round(budget / a_step(times.processor)), 1)
 
 

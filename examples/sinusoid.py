@@ -114,8 +114,8 @@ def fit(model, dataset, config):
         loss="mse",
         # Starting such a step by itself takes longer than the step.
         steps_per_execution=steps_per_call,
-        # A MetaModel compiles what it vectorizes, in parts for each core.
-        jit_compile=not isinstance(model, keras_maml.MetaModel),
+        # A MetaModel chooses for itself: it compiles a part for each core.
+        jit_compile="auto" if isinstance(model, keras_maml.MetaModel) else True,
     )
     model.fit(
         dataset,
