@@ -162,16 +162,7 @@ class MetaModel(MetaTrainer, keras.Model):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(learner, keras.Model):
-            raise ValueError(
-                "`learner` must be a Keras model. "
-                f"Received: learner={learner!r} (of type {type(learner)})"
-            )
-        if isinstance(learner, MetaModel):
-            raise ValueError(
-                "`learner` must be the model of one task, not a `MetaModel`. "
-                f"Received: learner={learner!r}"
-            )
+        _check_learner(learner)
         check_integer("inner_steps", inner_steps, minimum=0)
         for argument, value, minimum in (
             ("evaluation_steps", evaluation_steps, 0),
@@ -384,3 +375,16 @@ class MetaModel(MetaTrainer, keras.Model):
         model = cls(**config)
         model.meta_state.input_signature = signature
         return model
+
+
+def _check_learner(learner):
+    if not isinstance(learner, keras.Model):
+        raise ValueError(
+            "`learner` must be a Keras model. "
+            f"Received: learner={learner!r} (of type {type(learner)})"
+        )
+    if isinstance(learner, MetaModel):
+        raise ValueError(
+            "`learner` must be the model of one task, not a `MetaModel`. "
+            f"Received: learner={learner!r}"
+        )
