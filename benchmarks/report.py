@@ -128,7 +128,7 @@ def accuracy_table(results):
     """Accuracies of algorithms on held-out tasks, the best first."""
     rows = [
         "| algorithm | before | after 1 step | after all steps | "
-        "outer steps | a step | peak memory |",
+        "outer steps | time of a step | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, line in _by_accuracy(results):

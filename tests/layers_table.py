@@ -272,24 +272,24 @@ FIRST = {"Discretization", *FIRST_LAYERS}
 NOTES = {
     "GRU": "needs `use_cudnn=False` on a GPU",
     "LSTM": "needs `use_cudnn=False` on a GPU",
-    "Bidirectional": "of an LSTM or GRU: needs `use_cudnn=False` on a GPU",
-    "Lambda": "meta-trains; `adapt()` cannot copy it",
-    "CutMix": "mixes the images of a set, not their labels",
-    "MixUp": "mixes the images of a set, not their labels",
-    "SpectralNormalization": "its own first derivative is an approximation: "
-    "Keras takes the singular vectors as constants",
+    "Bidirectional": "an LSTM or GRU in it needs `use_cudnn=False` on a GPU",
+    "Lambda": "`adapt()` cannot copy it",
+    "CutMix": "mixes the images of a set, but not their labels",
+    "MixUp": "mixes the images of a set, but not their labels",
+    "SpectralNormalization": "its first derivative is an approximation, "
+    "because Keras treats the singular vectors as constants",
 }
 
 # What is not a layer of a learner, and why.
 OTHERS = {
-    "base classes": ["InputLayer", "Layer", "Wrapper"],
-    "run code of other frameworks, or a finished SavedModel": [
+    "Base classes": ["InputLayer", "Layer", "Wrapper"],
+    "Layers that run code of other frameworks or a finished SavedModel": [
         "FlaxLayer",
         "JaxLayer",
         "TFSMLayer",
         "TorchModuleWrapper",
     ],
-    "prepare data (apply them in `tf.data`)": [
+    "Layers that prepare data (apply them in `tf.data`)": [
         "HashedCrossing",
         "Hashing",
         "IntegerLookup",
@@ -438,10 +438,12 @@ def main():
         print(*rows[-1], flush=True)
     before, _, rest = PAGE.read_text().partition("<!-- layers -->")
     _, _, after = rest.partition("<!-- end of layers -->")
-    table = ["| layer | | exact | first order |", "|---|---|---|---|"]
+    table = ["| layer | result | exact | first order |", "|---|---|---|---|"]
     table += [f"| {' | '.join(row)} |" for row in rows]
     others = [f"- {why}: {', '.join(n)}" for why, n in OTHERS.items()]
-    text = "\n".join([*table, "", "Not layers of a learner:", "", *others])
+    text = "\n".join(
+        [*table, "", "These classes are not meant for a learner:", "", *others]
+    )
     PAGE.write_text(
         f"{before}<!-- layers -->\n{text}\n<!-- end of layers -->{after}"
     )
