@@ -131,24 +131,18 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch, load_program):
         assert f"`{name}`" in page.read_text()
 
 
-def test_environments_are_compared():
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.rl_environments",
-            "--tasks=2",
-            "--episodes=2",
-            "--horizon=5",
-            "--rounds=1",
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=CHECKOUT,
+def test_environments_are_compared(load_program, monkeypatch, capsys):
+    program = load_program(
+        "benchmarks.rl_environments",
+        "--tasks=2",
+        "--episodes=2",
+        "--horizon=5",
+        "--rounds=1",
     )
-    lines = dict(
-        line.rsplit(None, 5)[:2] for line in result.stdout.splitlines()[-3:-1]
-    )
+    # Too late in this process.
+    monkeypatch.setattr(program.keras_maml, "configure_threads", lambda: None)
+    program.main(["rl_environments"])
+    printed = capsys.readouterr().out.splitlines()
+    lines = dict(line.rsplit(None, 5)[:2] for line in printed[-3:-1])
     assert set(lines) == {"in the graph", "gymnasium"}
-    assert result.stdout.splitlines()[-1].startswith("ratio")
+    assert printed[-1].startswith("ratio")

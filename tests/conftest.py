@@ -1,5 +1,7 @@
 """What every test starts from: two devices, one seed, no state left over."""
 
+import contextlib
+import gc
 import importlib
 import os
 import pathlib
@@ -27,6 +29,13 @@ def pytest_configure(config):
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
+
+
+def pytest_collection_finish(session):
+    """Leaves what was imported out of every later collection of garbage."""
+    del session
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -59,24 +68,31 @@ def omniglot_data_dir():
     return pytest.skip("There is no prepared Omniglot on this machine.")
 
 
-@pytest.fixture
-def load_program():
-    """Imports a module with absl flags and sets them.
-
-    All programs share one set of flags, in which each name stands once: after
-    the test they go again, and the module with them.
-    """
-    loaded = []
-
-    def load(name, *arguments):
+@contextlib.contextmanager
+def _program(name, *arguments):
+    try:
         module = importlib.import_module(name)
-        loaded.append(name)
         flags.FLAGS([name, *arguments])
-        return module
-
-    yield load
-    for name in loaded:
+        yield module
+    finally:
         for flag in list(flags.FLAGS.flags_by_module_dict()[name]):
             delattr(flags.FLAGS, flag.name)
         del sys.modules[name]
-    flags.FLAGS.unparse_flags()
+        flags.FLAGS.unparse_flags()
+
+
+@pytest.fixture(scope="session")
+def program():
+    """A context in which a module with absl flags is imported and they are set.
+
+    All programs share one set of flags, in which each name stands once: at the
+    end they go again, and the module with them.
+    """
+    return _program
+
+
+@pytest.fixture
+def load_program(program):
+    """Imports such a module for the length of a test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args: stack.enter_context(program(*args))

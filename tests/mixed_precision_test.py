@@ -1,5 +1,7 @@
 """Learners that compute in half precision."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -43,10 +45,16 @@ def gradients(meta_model):
     return [g.numpy() for g in tf.nest.flatten(mean["gradients"])]
 
 
+@pytest.fixture(scope="module")
+def exact_gradients():
+    """Those of float32, computed once for each number of steps."""
+    return functools.cache(lambda steps: gradients(model("float32", steps)))
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("steps", [2, 7])
-def test_meta_gradient_is_that_of_float32(policy, steps):
-    exact = gradients(model("float32", steps))
+def test_meta_gradient_is_that_of_float32(policy, steps, exact_gradients):
+    exact = exact_gradients(steps)
     half = gradients(model(policy, steps))
     if policy == "mixed_float16":
         half = [gradient / SCALE for gradient in half]

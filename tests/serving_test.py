@@ -13,48 +13,41 @@ from tests.sample_models import class_batch
 from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
 
-# Loads a SavedModel, adapts to the tasks of one file and writes another.
+# Of each folder: loads a SavedModel, adapts to the tasks of one file and writes
+# another.
 CLIENT = """
+import pathlib
 import sys
 
 import numpy as np
 import tensorflow as tf
 
-path, inputs, outputs = sys.argv[1:]
-serve = tf.saved_model.load(path).signatures["serving_default"]
-_, arguments = serve.structured_input_signature
-assert set(arguments) == {"support_x", "support_y", "query_x"}, arguments
-assert len(serve.structured_outputs) == 1
-data = np.load(inputs)
-results = {}
-for case in ("a", "b"):
-    tensors = {key: tf.constant(data[f"{case}_{key}"]) for key in arguments}
-    (results[case],) = serve(**tensors).values()
-np.savez(outputs, **results)
+for folder in map(pathlib.Path, sys.argv[1:]):
+    saved = tf.saved_model.load(folder / "saved")
+    serve = saved.signatures["serving_default"]
+    _, arguments = serve.structured_input_signature
+    assert set(arguments) == {"support_x", "support_y", "query_x"}, arguments
+    assert len(serve.structured_outputs) == 1
+    data = np.load(folder / "inputs.npz")
+    results = {}
+    for case in ("a", "b"):
+        tensors = {key: tf.constant(data[f"{case}_{key}"]) for key in arguments}
+        (results[case],) = serve(**tensors).values()
+    np.savez(folder / "outputs.npz", **results)
 assert "keras_maml" not in sys.modules
 """
 
 
-def serve_elsewhere(path, batches, tmp_path):
+def prepare(folder, exported, original, batches):
+    """Exports for the client; returns what the original predicts."""
+    exported.export(folder / "saved", verbose=False)
     arrays = {
         f"{case}_{key}": value
         for case, x in batches.items()
         for key, value in x.items()
     }
-    np.savez(tmp_path / "inputs.npz", **arrays)
-    subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            CLIENT,
-            path,
-            tmp_path / "inputs.npz",
-            tmp_path / "outputs.npz",
-        ],
-        check=True,
-        cwd=tmp_path,
-    )
-    return np.load(tmp_path / "outputs.npz")
+    np.savez(folder / "inputs.npz", **arrays)
+    return {case: original.predict(x, verbose=0) for case, x in batches.items()}
 
 
 def classifier(**kwargs):
@@ -72,22 +65,71 @@ def classifier(**kwargs):
     return meta_model
 
 
-@pytest.mark.parametrize("after", ["fit", "load"])
-def test_serves_any_number_of_tasks_shots_and_queries(after, tmp_path):
-    meta_model = classifier()
-    meta_model.fit(*class_batch(), verbose=0)
-    if after == "load":
-        meta_model.save(tmp_path / "model.keras")
-        meta_model = keras.models.load_model(tmp_path / "model.keras")
-    meta_model.export(tmp_path / "saved", verbose=False)
+def many_steps():
+    # Of more than five, all but the first are a loop.
+    meta_model = keras_maml.MetaModel(
+        small_mlp(2, 3, batch_norm=True), inner_steps=2, evaluation_steps=8
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    meta_model.compile(optimizer="sgd", loss=loss)
+    meta_model.predict(class_batch()[0], verbose=0)
+    return meta_model
+
+
+def saved_and_loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.models.load_model(folder / "model.keras")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Pairs of what is served elsewhere and what was predicted here.
+
+    One client serves all: to start it takes longer than what it does.
+    """
     batches = {
         "a": class_batch(tasks=3)[0],
         "b": class_batch(tasks=1, n_way=3, k_shot=5, q_query=4, seed=1)[0],
     }
-    served = serve_elsewhere(tmp_path / "saved", batches, tmp_path)
-    for case, x in batches.items():
-        expected = meta_model.predict(x, verbose=0)
-        np.testing.assert_allclose(served[case], expected, rtol=1e-6, atol=1e-6)
+    cases = ("fit", "load", "loop")
+    folders = {name: tmp_path_factory.mktemp(name) for name in cases}
+    fitted, loops = classifier(), many_steps()
+    fitted.fit(*class_batch(), verbose=0)
+    # What is exported, and what it is compared with.
+    models = {
+        "fit": (fitted, fitted),
+        "load": (saved_and_loaded(fitted, folders["load"]), fitted),
+        "loop": (saved_and_loaded(loops, folders["loop"]), loops),
+    }
+    expected = {
+        name: prepare(folders[name], *models[name], batches) for name in cases
+    }
+    subprocess.run(
+        [sys.executable, "-c", CLIENT, *folders.values()],
+        check=True,
+        cwd=folders["fit"],
+    )
+    return {
+        name: (dict(np.load(folders[name] / "outputs.npz")), expected[name])
+        for name in cases
+    }
+
+
+@pytest.mark.parametrize("after", ["fit", "load"])
+def test_serves_any_number_of_tasks_shots_and_queries(after, served):
+    actual, expected = served[after]
+    for case in ("a", "b"):
+        np.testing.assert_allclose(
+            actual[case], expected[case], rtol=1e-6, atol=1e-6
+        )
+
+
+def test_loops_of_inner_steps_are_served(served):
+    actual, expected = served["loop"]
+    for case in ("a", "b"):
+        np.testing.assert_allclose(
+            actual[case], expected[case], rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("normalization", ["support", "moving"])
@@ -99,22 +141,6 @@ def test_every_choice_of_statistics_is_served(normalization, tmp_path):
     loaded = tf.saved_model.load(tmp_path / "saved")
     served = loaded.serve(x["support_x"], x["support_y"], x["query_x"])
     np.testing.assert_allclose(served, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_loops_of_inner_steps_are_served(tmp_path):
-    # Of more than five, all but the first are a loop.
-    meta_model = keras_maml.MetaModel(
-        small_mlp(2, 3, batch_norm=True), inner_steps=2, evaluation_steps=8
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    meta_model.compile(optimizer="sgd", loss=loss)
-    x, y = class_batch()
-    expected = meta_model.predict(x, verbose=0)
-    meta_model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    loaded.export(tmp_path / "served", verbose=False)
-    outputs = serve_elsewhere(tmp_path / "served", {"a": x, "b": x}, tmp_path)
-    np.testing.assert_allclose(outputs["a"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_signature_of_ones_own(tmp_path):

@@ -116,7 +116,11 @@ def test_meta_gradient(name):
     keras.config.set_dtype_policy("float64")
     make, inputs = MODELS[name]
     meta_model = keras_maml.MetaModel(
-        make(), inner_optimizer=0.1, inner_steps=2, task_map="loop"
+        make(),
+        inner_optimizer=0.1,
+        # One step of a large graph has second derivatives as well as two.
+        inner_steps=1 if name in ("lstm", "transformer") else 2,
+        task_map="loop",
     )
     meta_model.compile("sgd", loss="mse")
     oracle.assert_derivative(meta_model, *meta_batch(inputs), rel=1e-5)
