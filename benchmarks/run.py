@@ -62,23 +62,40 @@ def main(argv):
         # What docs/performance.md advises for images of this size.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+    # TensorFlow reads the environment when it is imported.
+    from benchmarks import workloads
+
+    flag_names = ("tasks", "inner_steps", "width", "steps_per_execution")
+    changes = {name: FLAGS[name].value for name in flag_names}
+    workload = dataclasses.replace(
+        workloads.WORKLOADS[FLAGS.workload],
+        **{k: v for k, v in changes.items() if v is not None},
+    )
+    meta_model = make_model(workload)
+    batches = [workloads.make_meta_batch(workload, seed) for seed in (1, 2)]
+    start_weights = meta_model.learner.get_weights()
+    start_memory = memory("VmRSS")
+    line = time_steps(meta_model, workload, batches)
+    line["peak_rss_mb"] = round(memory("VmHWM"), 1)
+    line["start_rss_mb"] = round(start_memory, 1)
+    # The loss of the first step alone, to be held against the peers'.
+    meta_model.learner.set_weights(start_weights)
+    meta_model.compile(optimizer="sgd", loss=meta_model.loss)
+    first_loss = meta_model.train_on_batch(*batches[0])
+    line["first_loss"] = round(float(first_loss), 5)
+    print(json.dumps(line), flush=True)
+
+
+def make_model(workload):
+    """The compiled `MetaModel` of a workload, run as the flags say."""
     import keras
-    import tensorflow as tf
 
     import keras_maml
     from benchmarks import workloads
 
     if FLAGS.configure_threads:
         keras_maml.configure_threads()
-    workload = workloads.WORKLOADS[FLAGS.workload]
     task_map, jit_compile = ENGINES[FLAGS.engine]
-    flag_names = ("tasks", "inner_steps", "width", "steps_per_execution")
-    changes = {name: FLAGS[name].value for name in flag_names}
-    workload = dataclasses.replace(
-        workload, **{k: v for k, v in changes.items() if v is not None}
-    )
-    steps_per_execution = workload.steps_per_execution
-
     meta_model = keras_maml.MetaModel(
         workloads.make_learner(workload),
         inner_optimizer=workload.inner_rate,
@@ -95,15 +112,20 @@ def main(argv):
         if workload.n_way
         else "mse",
         jit_compile=jit_compile,
-        steps_per_execution=steps_per_execution,
+        steps_per_execution=workload.steps_per_execution,
     )
-    batches = [workloads.make_meta_batch(workload, seed) for seed in (1, 2)]
+    return meta_model
+
+
+def time_steps(meta_model, workload, batches):
+    """Trains on two meta-batches in turn; returns the figures of a step."""
+    import keras
+    import tensorflow as tf
+
     dataset = tf.data.Dataset.from_tensors(batches[0])
     dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batches[1]))
     # In place: a dataset that starts anew every other step costs 0.1 ms.
     dataset = dataset.repeat(100).cache()
-    start_weights = meta_model.learner.get_weights()
-    start_memory = memory("VmRSS")
 
     class Times(keras.callbacks.Callback):
         """When executions end."""
@@ -119,6 +141,7 @@ def main(argv):
             self.model.stop_training = over and len(self.ends) > 4
 
     # One execution compiles, one warms up.
+    steps_per_execution = workload.steps_per_execution
     executions = 2 + max(3, -(-FLAGS.steps // steps_per_execution))
     started = time.perf_counter()
     meta_model.fit(
@@ -135,35 +158,21 @@ def main(argv):
         for start, end in zip(ends[1:], ends[2:])
     ]
     median = statistics.median(seconds)
+    timed = len(seconds) * steps_per_execution
     first = ends[0] - started
-    peak_memory = memory("VmHWM")
-    # The loss of the first step alone, to be held against the peers'.
-    meta_model.learner.set_weights(start_weights)
-    meta_model.compile(optimizer="sgd", loss=meta_model.loss)
-    first_loss = meta_model.train_on_batch(*batches[0])
-    print(
-        json.dumps(
-            {
-                "peer": "keras_maml",
-                "engine": FLAGS.engine,
-                "workload": FLAGS.workload,
-                "first_order": FLAGS.first_order,
-                "median_s_per_step": round(median, 6),
-                "min_s": round(min(seconds), 6),
-                "max_s": round(max(seconds), 6),
-                "tasks_per_s": round(workload.tasks / median, 2),
-                "peak_rss_mb": round(peak_memory, 1),
-                "start_rss_mb": round(start_memory, 1),
-                "compile_s": round(first - median * steps_per_execution, 3),
-                "timed_steps": len(seconds) * steps_per_execution,
-                "first_loss": round(float(first_loss), 5),
-                "cpu_s_per_step": round(
-                    processor / len(seconds) / steps_per_execution, 6
-                ),
-            }
-        ),
-        flush=True,
-    )
+    return {
+        "peer": "keras_maml",
+        "engine": FLAGS.engine,
+        "workload": FLAGS.workload,
+        "first_order": FLAGS.first_order,
+        "median_s_per_step": round(median, 6),
+        "min_s": round(min(seconds), 6),
+        "max_s": round(max(seconds), 6),
+        "tasks_per_s": round(workload.tasks / median, 2),
+        "compile_s": round(first - median * steps_per_execution, 3),
+        "timed_steps": timed,
+        "cpu_s_per_step": round(processor / timed, 6),
+    }
 
 
 if __name__ == "__main__":
