@@ -1,9 +1,9 @@
-"""Few-shot classification: characters, each from one or a few drawings.
+"""Few-shot classification: learns new characters from a few drawings.
 
-Meta-trains the paper's convolutional network, by MAML or another algorithm of
-the family, on Omniglot, or on generated glyphs where there is nothing to
-download, and judges it on classes that it has never seen. It ends with a table
-of accuracies and a picture of one episode.
+This program meta-trains the paper's convolutional network with MAML or another
+algorithm. The data are Omniglot, or generated glyphs, which need no download.
+The program then tests the network on classes that were not in training. It
+prints a table of accuracies and draws a picture of one episode.
 
     python examples/omniglot.py --dataset=glyphs
     python examples/omniglot.py --n_way=5 --k_shot=1 --iterations=10000
@@ -15,7 +15,7 @@ import os
 import resource
 import time
 
-# Before TensorFlow is imported: its start-up messages are no news here.
+# Hides TensorFlow's start-up messages; must come before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
@@ -35,8 +35,8 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "data_dir",
     None,
-    "Folder of the TFDS datasets; Omniglot is downloaded to it if it is not "
-    "there. By default TFDS_DATA_DIR, or else TFDS's own choice.",
+    "Folder of the TFDS datasets. TFDS downloads Omniglot to this folder if it "
+    "is missing. By default TFDS_DATA_DIR, or else the default of TFDS.",
 )
 flags.DEFINE_integer("n_way", 5, "Classes of an episode.", lower_bound=2)
 flags.DEFINE_integer(
@@ -46,7 +46,7 @@ flags.DEFINE_integer(
     "q_query", 1, "Query examples of each class.", lower_bound=1
 )
 flags.DEFINE_enum(
-    "algorithm", "maml", keras_maml.algorithms.__all__, "What is trained."
+    "algorithm", "maml", keras_maml.algorithms.__all__, "The algorithm."
 )
 flags.DEFINE_integer(
     "inner_steps",
@@ -66,24 +66,24 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
     "inner_rate",
     None,
-    "Learning rate of the inner loop. The paper's 0.4 (5-way) and 0.1 (20-way) "
-    "are for the sum over classes; for the mean, used here, both are 2.0, the "
-    "default of most algorithms.",
+    "Learning rate of the inner loop. By default 2.0 for most algorithms. The "
+    "paper has 0.4 (5-way) and 0.1 (20-way) for a loss that is a sum over "
+    "classes. For the mean, which this program uses, both become 2.0.",
     lower_bound=0.0,
 )
 flags.DEFINE_float(
     "head_stddev",
     0.1,
     "Standard deviation of the last layer's initial weights. The paper's code "
-    "has 1.0, from which training takes several times as long.",
+    "has 1.0, with which training takes several times as long.",
     lower_bound=0.0,
 )
 flags.DEFINE_enum(
     "normalization",
     None,
     ["transductive", "support", "moving", "per_step"],
-    "Statistics of batch normalisation, see MetaModel. By default the "
-    "algorithm's own.",
+    "Statistics of batch normalisation, see MetaModel. By default the choice "
+    "of the algorithm.",
 )
 flags.DEFINE_integer(
     "meta_batch_size",
@@ -101,16 +101,16 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
     "minutes",
     None,
-    "In the place of --iterations: as many training steps as so many minutes "
-    "of all cores hold, by the processor time of a step. So it does not matter "
-    "what else the machine does.",
+    "Replaces --iterations: the training time in minutes, if all cores are "
+    "free. The number of steps follows from the processor time of a step, so "
+    "other programs on the machine do not change it.",
     lower_bound=0.0,
 )
 flags.DEFINE_float(
     "learning_rate",
     4e-3,
     "Adam's learning rate at the start; it falls to 0 along a cosine. Reptile "
-    "has gradient descent instead, at a rate that falls from 1 to 0.",
+    "uses gradient descent instead, with a rate that falls from 1 to 0.",
     lower_bound=0.0,
 )
 flags.DEFINE_integer(
@@ -119,39 +119,40 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "seed",
     0,
-    "Of weights and episodes.",
+    "Seed of weights and episodes.",
     lower_bound=0,
     upper_bound=2**32 - 1,
 )
 flags.DEFINE_string(
-    "output_dir", "outputs/omniglot", "Gets the picture and the model."
+    "output_dir", "outputs/omniglot", "Folder for the picture and the model."
 )
 flags.DEFINE_string(
-    "results", None, "A file that gets a line with the result, as JSON."
+    "results", None, "A file; the program appends the result as a JSON line."
 )
 flags.DEFINE_enum(
-    "progress", "bar", ["bar", "line"], "A bar, or a line an epoch."
+    "progress", "bar", ["bar", "line"], "A bar, or a line per epoch."
 )
 
-# Of 1,623 characters; the paper has 1,200 for training and 423 for the test.
+# Training, validation and test characters. The paper trains on 1,200 and tests
+# on 423.
 SPLIT = (1100, 100, 423)
 
 
-# What an algorithm has in the place of the defaults of the others: inner rate,
-# inner steps in training and in the test.
+# Inner rates, and inner steps in training and in the test, of algorithms that
+# do not use the defaults.
 RATES = {"reptile": 5e-4, "proto_maml": 0.5, "cavia": 5.0}
 STEPS = {"reptile": (10, 50), "imaml": (8, 8)}
-# Reptile trains on more examples of a class than it is tested on.
+# Reptile has more examples of a class in training than in the test.
 REPTILE_SHOTS = 10
 
 
 def by_ways(n_way, few, many):
-    """The paper's setting for 5-way tasks, or for 20-way ones."""
+    """Returns the paper's setting for 5-way tasks or for 20-way tasks."""
     return few if n_way < 20 else many
 
 
 def load_tasks(config):
-    """Distributions of training, validation and test tasks."""
+    """Returns the distributions of training, validation and test tasks."""
     sizes = [(config.n_way, config.k_shot, config.q_query)] * 3
     if config.algorithm == "reptile":
         shots = max(REPTILE_SHOTS, config.k_shot)
@@ -175,7 +176,7 @@ def load_tasks(config):
 
 
 def learner_with_context(n_way, seed, units=100, filters=64):
-    """conv4 whose feature maps are scaled and shifted by context parameters."""
+    """Returns a conv4 whose context parameters scale and shift features."""
     layers = keras.layers
     x = h = keras.Input((28, 28, 1))
     context = keras_maml.ContextParameters(units)(x)
@@ -203,7 +204,7 @@ def learner_with_context(n_way, seed, units=100, filters=64):
 
 
 def make_model(config, iterations):
-    """The model, compiled for so many training steps."""
+    """Returns a model that is compiled for this number of training steps."""
     name = config.algorithm
     if name == "cavia":
         learner = learner_with_context(config.n_way, config.seed)
@@ -239,7 +240,7 @@ def make_model(config, iterations):
         settings["annealing_iterations"] = max(iterations // 6, 1)
         for layer in learner.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
-                # Its averages are used; these follow in tens of steps.
+                # Moving averages must follow the weights in tens of steps.
                 layer.momentum = 0.9
     if name == "imaml":
         settings["proximal"] = 0.02
@@ -262,7 +263,7 @@ def make_model(config, iterations):
 
 
 class Times(keras.callbacks.Callback):
-    """When training steps ended, on the clock and in processor time."""
+    """Records when training steps end, in wall time and processor time."""
 
     def __init__(self):
         super().__init__()
@@ -274,23 +275,27 @@ class Times(keras.callbacks.Callback):
         self.processor.append(time.process_time())
 
 
-def a_step(ends):
-    """The median time of a step; the first one is not like the others."""
+def median_step(ends):
+    """Returns the median time of a step. The first step also traces."""
     return float(np.median(np.diff(ends)))
 
 
 def count_iterations(config, stream):
-    """How many training steps take the minutes asked for."""
+    """Returns the number of training steps that fit into --minutes."""
     times = Times()
     make_model(config, 1).fit(
         stream, steps_per_epoch=12, callbacks=[times], shuffle=False, verbose=0
     )
     budget = 60 * config.minutes * len(os.sched_getaffinity(0))
-    return max(round(budget / a_step(times.processor)), 1)
+    return max(round(budget / median_step(times.processor)), 1)
 
 
 def train(config):
-    """Meta-trains and tests; returns the model, test tasks, scores, times."""
+    """Meta-trains and tests a model.
+
+    Returns:
+        A tuple of the model, the test tasks, the scores and the `Times`.
+    """
     train_tasks, validation_tasks, test_tasks = load_tasks(config)
     meta_batch = config.meta_batch_size
     if meta_batch is None:
@@ -374,7 +379,9 @@ def write_result(meta_model, scores, times):
     result = {
         "algorithm": FLAGS.algorithm,
         "iterations": int(meta_model.optimizer.iterations),
-        "seconds_per_step": a_step(times.ends) if len(times.ends) > 1 else None,
+        "seconds_per_step": median_step(times.ends)
+        if len(times.ends) > 1
+        else None,
         "accuracy": {steps: score.mean for steps, score in scores.items()},
         "ci95": {steps: score.ci95 for steps, score in scores.items()},
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -1,8 +1,9 @@
-"""Learns a new task with an exported model, and with TensorFlow alone.
+"""Learns a new task with an exported model, and only with TensorFlow.
 
-A SavedModel of a MetaModel takes a task's support set and its queries, adapts,
-and predicts. This program imports neither keras_maml nor Keras. Without
-`--data` the task is a new sine wave, for the model of sinusoid.py.
+The SavedModel of a MetaModel takes the support set and the queries of a task.
+It adapts to the support set and predicts the queries. This program imports
+neither keras_maml nor Keras. Without `--data`, it makes a new sine wave for the
+model of sinusoid.py.
 
     python examples/serve.py
     python examples/serve.py --saved_model=... --data=task.npz
@@ -11,7 +12,7 @@ and predicts. This program imports neither keras_maml nor Keras. Without
 import os
 import time
 
-# Before TensorFlow is imported: its start-up messages are no news here.
+# Hides TensorFlow's start-up messages; must come before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
@@ -25,13 +26,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "saved_model",
     "outputs/sinusoid/saved_model",
-    "Folder that `MetaModel.export` wrote, such as the examples do.",
+    "Folder that `MetaModel.export` wrote. The other examples write one.",
 )
 flags.DEFINE_string(
     "data",
     None,
     "A .npz file with the arrays support_x, support_y and query_x of one task, "
-    "and query_y if it is known. By default a sine wave is made.",
+    "and query_y if it is known. By default the program makes a sine wave.",
 )
 flags.DEFINE_integer(
     "k_shot",
@@ -39,13 +40,13 @@ flags.DEFINE_integer(
     "Points of the sine wave to learn from; any number.",
     lower_bound=1,
 )
-flags.DEFINE_integer("seed", 0, "Of the sine wave.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Seed of the sine wave.", lower_bound=0)
 
 INPUTS = ("support_x", "support_y", "query_x")
 
 
 def load(path):
-    """The function of the SavedModel that adapts and predicts."""
+    """Returns the function of a SavedModel that adapts and predicts."""
     if not tf.saved_model.contains_saved_model(path):
         raise app.UsageError(
             f"There is no SavedModel in {path!r}. `python examples/sinusoid.py`"
@@ -56,8 +57,8 @@ def load(path):
     specs = function.structured_input_signature[1]
     if sorted(specs) != sorted(INPUTS):
         raise app.UsageError(
-            f"The SavedModel in {path!r} takes {sorted(specs)}, and not one "
-            f"tensor each of {sorted(INPUTS)}."
+            f"The SavedModel in {path!r} takes {sorted(specs)}. This program "
+            f"needs a SavedModel that takes {sorted(INPUTS)}."
         )
     return function, {name: specs[name] for name in INPUTS}
 
@@ -71,7 +72,7 @@ def print_signature(function, specs):
 
 
 def make_sine(k_shot, seed):
-    """A sine wave as in the paper's tasks, with 10 queries."""
+    """Makes a sine wave as in the paper's tasks, with 10 queries."""
     random = np.random.default_rng(seed)
     amplitude = random.uniform(0.1, 5.0)
     phase = random.uniform(0.0, np.pi)
@@ -87,7 +88,7 @@ def make_sine(k_shot, seed):
 
 
 def takes_sines(specs):
-    """Whether the SavedModel is for one number in and one number out."""
+    """Returns whether the model maps one number to one number."""
     return all(
         spec.shape.is_compatible_with([1, 1, 1]) and spec.dtype.is_floating
         for spec in specs.values()
@@ -107,36 +108,36 @@ def load_data(path):
 
 
 def check_task(task, specs):
-    """Puts a task's arrays in the form the SavedModel takes: one task."""
+    """Turns a task's arrays into the tensors that the SavedModel takes."""
     if len(task["support_x"]) != len(task["support_y"]):
         raise app.UsageError(
-            "support_x and support_y must hold as many examples. They hold "
-            f"{len(task['support_x'])} and {len(task['support_y'])}."
+            "support_x and support_y must hold the same number of examples. "
+            f"They hold {len(task['support_x'])} and {len(task['support_y'])}."
         )
     tensors = {}
     for name, spec in specs.items():
         value = np.asarray(task[name])[None]
         if not spec.shape.is_compatible_with(value.shape):
             raise app.UsageError(
-                f"{name} of one task must be of shape {spec.shape[1:]}, None "
-                f"being any number. It is of shape {value.shape[1:]}."
+                f"{name} of one task must have the shape {spec.shape[1:]}, "
+                f"where None is any number. It has the shape {value.shape[1:]}."
             )
         tensors[name] = tf.constant(value, spec.dtype)
     return tensors
 
 
 def predict(function, tensors):
-    """Adapts to one task; returns the predictions for its queries."""
+    """Adapts to one task, and returns the predictions for its queries."""
     [outputs] = function(**tensors).values()
     return outputs[0].numpy()
 
 
 def report(task, specs, outputs):
-    """Prints the predictions and, where the truth is known, how good they are.
+    """Prints the predictions, and their score if the truth is known.
 
     Returns:
-        The accuracy for a classification, the mean squared error for a
-        regression, None if the truth is unknown or another kind of thing.
+        The accuracy for integer targets, and otherwise the mean squared error.
+        `None` if the truth is unknown or has another shape.
     """
     classify = specs["support_y"].dtype.is_integer
     predicted = np.argmax(outputs, axis=-1) if classify else outputs
@@ -161,7 +162,7 @@ def report(task, specs, outputs):
 
 
 def print_columns(columns, rows=20):
-    """Prints arrays side by side, a row for each of the first queries."""
+    """Prints arrays side by side, with one row for each query."""
     print("query" + "".join(f"{name:>16}" for name in columns))
     for number, values in enumerate(list(zip(*columns.values()))[:rows]):
         cells = [np.array2string(np.squeeze(v), precision=3) for v in values]
@@ -178,7 +179,7 @@ def main(argv):
     if FLAGS.data is None:
         if not takes_sines(specs):
             raise app.UsageError(
-                "This model is not one of sine waves: --data must name a task."
+                "This model does not learn sine waves. Pass a task in --data."
             )
         task = make_sine(FLAGS.k_shot, FLAGS.seed)
     else:

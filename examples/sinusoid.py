@@ -1,9 +1,9 @@
-"""Few-shot regression: a sine wave from a handful of points.
+"""Few-shot regression: learns a sine wave from a few points.
 
-Meta-trains the paper's network and compares it, on sine waves that it has never
-seen, with the same network pretrained on all tasks in the ordinary way. It ends
-with a table of errors, a picture of one task, and a SavedModel that learns new
-sine waves without this library (see serve.py).
+This program meta-trains the paper's network. It also pretrains the same network
+on all tasks in the ordinary way, and compares both on new sine waves. It prints
+a table of errors, draws a picture of one task, and exports a SavedModel that
+learns new sine waves without this library (see serve.py).
 
     python examples/sinusoid.py
     python examples/sinusoid.py --k_shot=5 --inner_steps=2 --iterations=300000
@@ -12,7 +12,7 @@ sine waves without this library (see serve.py).
 import os
 import time
 
-# Before TensorFlow is imported: its start-up messages are no news here.
+# Hides TensorFlow's start-up messages; must come before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
@@ -30,14 +30,14 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer(
     "k_shot",
     10,
-    "Points of a task to learn from, and as many again to judge it by.",
+    "Support points of a task, and also the number of its query points.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
     "iterations",
     50_000,
-    "Training steps of either network, rounded up to fill 20 epochs of whole "
-    "hundreds.",
+    "Training steps of each network, rounded up to 20 epochs of a multiple of "
+    "100 steps.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -69,21 +69,24 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("test_tasks", 600, "Unseen tasks.", lower_bound=2)
 flags.DEFINE_integer(
-    "seed", 0, "Of weights and tasks.", lower_bound=0, upper_bound=2**32 - 1
+    "seed",
+    0,
+    "Seed of weights and tasks.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
 )
 flags.DEFINE_string(
-    "output_dir", "outputs/sinusoid", "Gets the picture and the models."
+    "output_dir", "outputs/sinusoid", "Folder for the picture and the models."
 )
 flags.DEFINE_enum(
-    "progress", "bar", ["bar", "line"], "A bar, or a line an epoch."
+    "progress", "bar", ["bar", "line"], "A bar, or a line per epoch."
 )
 
-# Gradient steps after which the networks are judged; the last number is that
-# of the exported model.
+# Numbers of gradient steps in the test. The exported model takes the last one.
 STEPS = [0, 1, 5, 10]
-# Fine-tuning rates to choose from for the pretrained network.
+# Fine-tuning rates that the pretrained network tries.
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05]
-# Tasks are numbered. Training takes them from 0 on and never comes this far.
+# Numbers of tasks. Training starts at task 0 and never gets this far.
 VALIDATION_START = 1 << 40
 TEST_START = 1 << 41
 
@@ -100,7 +103,7 @@ def make_model(config, learner, inner_rate):
 
 
 def fit(model, dataset, config):
-    """Trains either network: same optimizer, same number of steps."""
+    """Trains a network. Both networks get the same optimizer and steps."""
     steps_per_call = min(config.iterations, 100)
     calls = -(-config.iterations // steps_per_call)
     epochs = min(20, calls)
@@ -112,9 +115,9 @@ def fit(model, dataset, config):
             )
         ),
         loss="mse",
-        # Starting such a step by itself takes longer than the step.
+        # To start one step takes longer than the step itself.
         steps_per_execution=steps_per_call,
-        # A MetaModel chooses for itself: it compiles a part for each core.
+        # A MetaModel calls XLA itself, once for each core.
         jit_compile="auto" if isinstance(model, keras_maml.MetaModel) else True,
     )
     model.fit(
@@ -127,7 +130,7 @@ def fit(model, dataset, config):
 
 
 def meta_train(config, sines):
-    """Finds weights from which a gradient step on a task is enough."""
+    """Finds weights from which one gradient step learns a task."""
     learner = keras_maml.learners.mlp(seed=config.seed)
     meta_model = make_model(config, learner, config.inner_rate)
     fit(meta_model, sines.batch(config.meta_batch_size), config)
@@ -135,10 +138,11 @@ def meta_train(config, sines):
 
 
 def pretrain(config, sines):
-    """Fits one network to the points of all tasks, then sets it to fine-tune.
+    """Fits one network to the points of all tasks.
 
-    Its fine-tuning rate is the best of `RATES` on 200 validation tasks, over
-    all numbers of steps.
+    Returns:
+        A `MetaModel` that fine-tunes the network. Its rate is the best of
+        `RATES` on 200 validation tasks, averaged over `STEPS`.
     """
 
     def all_points(x, y):
@@ -170,8 +174,8 @@ def train(config):
     """Trains both networks.
 
     Returns:
-        The tasks, and two dicts from the names of the networks: to the
-        `MetaModel`s, and to their scores on the test tasks.
+        A tuple of the tasks, a dict from the name of each network to its
+        `MetaModel`, and a dict from each name to its scores on test tasks.
     """
     keras.utils.set_random_seed(config.seed)
     sines = tasks.Sinusoid(config.k_shot, config.k_shot, seed=config.seed)
@@ -200,7 +204,7 @@ def print_table(scores):
 
 
 def draw_task(sines, models, path):
-    """Draws what each network makes of one unseen task, step by step."""
+    """Draws the predictions of each network for one unseen task."""
     import matplotlib.pyplot as plt
 
     x, _ = sines.episode(TEST_START)
@@ -259,7 +263,7 @@ def draw_task(sines, models, path):
 
 
 def check_saved_model(path, meta_model, sines):
-    """Adapts with the SavedModel alone, and compares with `predict`."""
+    """Adapts with the SavedModel, and compares the result with `predict`."""
     x, _ = sines.episode(TEST_START)
     x = {name: value[None] for name, value in x.items()}
     served = tf.saved_model.load(path).signatures["serving_default"]
@@ -268,7 +272,7 @@ def check_saved_model(path, meta_model, sines):
     difference = np.max(np.abs(prediction - expected))
     if not difference < 1e-4:
         raise RuntimeError(
-            "The SavedModel predicts otherwise than the model. "
+            "The SavedModel and the model predict different values. "
             f"Received: {path} with a difference of {difference}"
         )
     return difference

@@ -1,19 +1,36 @@
 """The `adapted_weights` axis: which weights move in the inner loop."""
 
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeAlias
+
 import keras
 
 from keras_maml import keras_internals
 from keras_maml.context import ContextParameters
 
-# The forms of the axis that have a name.
+VariableFilter: TypeAlias = Callable[[keras.Variable], bool]
+AdaptedWeights: TypeAlias = (
+    str | Sequence[str | keras.Layer] | VariableFilter | dict[str, Any]
+)
+
 NAMES = ("all", "head", "body", "context", "lora")
 
 
-def get(adapted_weights):
-    """The answer behind its config, or itself.
+def get(adapted_weights: AdaptedWeights) -> AdaptedWeights:
+    """Checks a value of the axis, and turns a config into a function.
+
+    Args:
+        adapted_weights: one of `NAMES`, a list of layers or layer names, a
+            function that takes a variable and returns a bool, or the config
+            of such a function.
+
+    Returns:
+        `adapted_weights`, or the function of the config.
 
     Raises:
-        ValueError: if it is none of the forms of the axis.
+        ValueError: if `adapted_weights` has none of these forms.
     """
     if isinstance(adapted_weights, dict):
         adapted_weights = keras.saving.deserialize_keras_object(adapted_weights)
@@ -25,7 +42,8 @@ def get(adapted_weights):
         return adapted_weights
     if isinstance(adapted_weights, (list, tuple)) and adapted_weights:
         if all(
-            isinstance(e, (str, keras.layers.Layer)) for e in adapted_weights
+            isinstance(layer, (str, keras.layers.Layer))
+            for layer in adapted_weights
         ):
             return adapted_weights
     raise ValueError(
@@ -36,20 +54,22 @@ def get(adapted_weights):
     )
 
 
-def adapted_positions(learner, adapted_weights):
-    """Positions of the adapted ones among `learner.trainable_variables`.
+def adapted_positions(
+    learner: keras.Model, adapted_weights: AdaptedWeights
+) -> list[int]:
+    """Returns the positions of adapted weights in `trainable_variables`.
 
     Args:
         learner: a built Keras model.
         adapted_weights: one of `NAMES`, a list of layers or layer names, or a
-            predicate.
+            function that takes a variable and returns a bool.
 
     Returns:
-        A list of ints, in order.
+        A list of ints in ascending order.
 
     Raises:
-        ValueError: if a layer is not in the learner, or no trainable weight
-            is selected.
+        ValueError: if a layer is not in the learner, or if
+            `adapted_weights` selects no trainable weight.
     """
     variables = learner.trainable_variables
     if adapted_weights == "all":
@@ -70,10 +90,10 @@ def adapted_positions(learner, adapted_weights):
             if (id(v) in head) == (adapted_weights == "head")
         ]
     else:
-        chosen = set()
-        for entry in adapted_weights:
-            for layer in _find(learner, entry):
-                chosen.update(id(v) for v in layer.trainable_variables)
+        chosen: set[int] = set()
+        for layer_or_name in adapted_weights:
+            for layer in _find_layers(learner, layer_or_name):
+                chosen.update(map(id, layer.trainable_variables))
         selected = [i for i, v in enumerate(variables) if id(v) in chosen]
     if not selected:
         raise ValueError(
@@ -84,8 +104,8 @@ def adapted_positions(learner, adapted_weights):
     return selected
 
 
-def context_positions(learner):
-    """Positions of context parameters among the trainable variables."""
+def context_positions(learner: keras.Model) -> list[int]:
+    """Returns the positions of context parameters, as `adapted_positions`."""
     context = {
         id(variable)
         for layer in keras_internals.all_layers(learner)
@@ -100,36 +120,40 @@ def context_positions(learner):
 
 
 def _head(model):
-    """The last layer with trainable weights, of the last nested model."""
+    """Returns the last layer with trainable weights, also in nested models."""
     with_weights = [
         layer for layer in model.layers if layer.trainable_variables
     ]
     if not with_weights:
         raise ValueError(
-            "The head is the last layer with trainable weights, and there is "
-            f"none. Received: learner={model!r}"
+            "The head is the last layer with trainable weights, but no layer "
+            f"of the learner has any. Received: learner={model!r}"
         )
     last = with_weights[-1]
     return _head(last) if isinstance(last, keras.Model) else last
 
 
-def _find(learner, entry):
+def _find_layers(learner, layer_or_name):
     layers = keras_internals.all_layers(learner, include_self=False)
-    if isinstance(entry, str):
-        found = [layer for layer in layers if layer.name == entry]
+    by_name = isinstance(layer_or_name, str)
+    name = layer_or_name if by_name else layer_or_name.name
+    namesakes = [layer for layer in layers if layer.name == name]
+    if by_name:
+        matches = namesakes
     else:
-        found = [layer for layer in layers if layer is entry]
-    if not found:
+        matches = [layer for layer in layers if layer is layer_or_name]
+    if not matches:
         raise ValueError(
             "`adapted_weights` names a layer that the learner does not have. "
             f"Its layers are {[layer.name for layer in layers]}. "
-            f"Received: {entry if isinstance(entry, str) else entry.name!r}"
+            f"Received: adapted_weights with the layer {name!r}"
         )
-    if found[0] is entry and sum(e.name == entry.name for e in layers) > 1:
-        # Saved by its name, it would come back as all of them.
+    if not by_name and len(namesakes) > 1:
+        # A saved model keeps the name, which stands for all namesakes.
         raise ValueError(
             "`adapted_weights` needs layers whose names are unique in the "
-            "learner. Rename them, or pass a function of `variable.path`. "
-            f"Received: layer {entry.name!r}"
+            "learner. Rename the layers, or pass a function of "
+            "`variable.path`. "
+            f"Received: adapted_weights with the layer {name!r}"
         )
-    return found
+    return matches

@@ -1,7 +1,7 @@
 """Named algorithms: well-known points of the space that `MetaModel` spans.
 
-Each is a few settings. Whatever `MetaModel` takes can be passed along, and
-overrides them.
+Each algorithm is a few settings of `MetaModel`. Further arguments of
+`MetaModel` can be passed to each function, and override these settings.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ import keras
 
 from keras_maml.inner_optimizers import SGD
 from keras_maml.inner_optimizers import Adam
+from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.inner_optimizers import LearnedRate
 from keras_maml.meta_gradients import FirstOrder
 from keras_maml.meta_gradients import Implicit
@@ -34,17 +35,17 @@ __all__ = [
 
 def maml(
     learner: keras.Model,
-    inner_optimizer: Any = 0.01,
+    inner_optimizer: float | str | dict | InnerOptimizer = 0.01,
     inner_steps: int = 1,
     **kwargs: Any,
 ) -> MetaModel:
-    """MAML: an initialisation from which gradient descent learns a task fast.
+    """MAML: finds weights from which gradient descent learns a task fast.
 
     Args:
         learner: a Keras model of one task.
         inner_optimizer: as in `MetaModel`. Defaults to `0.01`.
         inner_steps: int. Defaults to `1`.
-        **kwargs: of `MetaModel`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -58,7 +59,7 @@ def maml(
     Reference:
         Finn et al., 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of
         Deep Networks", Algorithms 1 and 2. Deviation: the outer loss is the
-        mean over tasks, as in the released code, and not the sum.
+        mean over tasks, as in the released code. Algorithm 2 has the sum.
     """
     return _make(
         kwargs,
@@ -71,17 +72,17 @@ def maml(
 
 def fomaml(
     learner: keras.Model,
-    inner_optimizer: Any = 0.01,
+    inner_optimizer: float | str | dict | InnerOptimizer = 0.01,
     inner_steps: int = 1,
     **kwargs: Any,
 ) -> MetaModel:
-    """First-order MAML: the query loss's gradient at the adapted weights.
+    """First-order MAML: the gradient of the query loss at the adapted weights.
 
     Args:
         learner: a Keras model of one task.
         inner_optimizer: as in `MetaModel`. Defaults to `0.01`.
         inner_steps: int. Defaults to `1`.
-        **kwargs: of `MetaModel`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -107,24 +108,25 @@ def fomaml(
 
 def reptile(
     learner: keras.Model,
-    inner_optimizer: Any = None,
+    inner_optimizer: float | str | dict | InnerOptimizer | None = None,
     inner_steps: int = 5,
     inner_batch_size: int | None = 10,
     **kwargs: Any,
 ) -> MetaModel:
-    """Reptile: moves θ towards what it becomes on each task.
+    """Reptile: moves θ towards the adapted weights of each task.
 
-    Compile it with `keras.optimizers.SGD` at the rate ε of the outer step: a
-    `PolynomialDecay` from 1 to 0 over all outer steps, as in the paper.
+    Compile the model with `keras.optimizers.SGD`. Its learning rate is
+    Reptile's step size ε. As in the paper, let a `PolynomialDecay` lower it
+    from 1 to 0 over all outer steps.
 
     Args:
         learner: a Keras model of one task.
         inner_optimizer: as in `MetaModel`. Defaults to
             `Adam(0.001, beta_1=0.0)`.
         inner_steps: int. Defaults to `5`.
-        inner_batch_size: int, the support examples of a step. Defaults to
-            `10`.
-        **kwargs: of `MetaModel`.
+        inner_batch_size: int, the number of support examples of an inner
+            step. Defaults to `10`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -143,10 +145,10 @@ def reptile(
 
     Reference:
         Nichol et al., 2018, "On First-Order Meta-Learning Algorithms",
-        Algorithm 2 and appendix A. Deviations: a support set is gone through
-        in its own order, over and over, and not shuffled for each pass; Adam's
-        averages start anew in each task, while the released code hands those
-        of one task to the next.
+        Algorithm 2 and appendix A. Deviations: every pass over a support set
+        has the same order, while the paper shuffles it for each pass. Adam's
+        averages start from 0 in each task, while the released code keeps them
+        from task to task.
     """
     return _make(
         kwargs,
@@ -164,17 +166,17 @@ def reptile(
 
 def anil(
     learner: keras.Model,
-    inner_optimizer: Any = 0.01,
+    inner_optimizer: float | str | dict | InnerOptimizer = 0.01,
     inner_steps: int = 1,
     **kwargs: Any,
 ) -> MetaModel:
-    """ANIL: the inner loop moves the head alone; the body is one for all.
+    """ANIL: the inner loop moves only the head; all tasks share the body.
 
     Args:
         learner: a Keras model of one task.
         inner_optimizer: as in `MetaModel`. Defaults to `0.01`.
         inner_steps: int. Defaults to `1`.
-        **kwargs: of `MetaModel`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -200,17 +202,17 @@ def anil(
 
 def boil(
     learner: keras.Model,
-    inner_optimizer: Any = 0.01,
+    inner_optimizer: float | str | dict | InnerOptimizer = 0.01,
     inner_steps: int = 1,
     **kwargs: Any,
 ) -> MetaModel:
-    """BOIL: the inner loop moves the body alone, and the head stays.
+    """BOIL: the inner loop moves only the body; all tasks share the head.
 
     Args:
         learner: a Keras model of one task.
         inner_optimizer: as in `MetaModel`. Defaults to `0.01`.
         inner_steps: int. Defaults to `1`.
-        **kwargs: of `MetaModel`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -240,13 +242,13 @@ def meta_sgd(
     inner_steps: int = 1,
     **kwargs: Any,
 ) -> MetaModel:
-    """Meta-SGD: learns a rate, with its sign, for every single weight.
+    """Meta-SGD: learns a rate, including its sign, for every single weight.
 
     Args:
         learner: a Keras model of one task.
-        inner_rate: float, what all rates start from. Defaults to `0.01`.
+        inner_rate: float, the initial value of all rates. Defaults to `0.01`.
         inner_steps: int. Defaults to `1`.
-        **kwargs: of `MetaModel`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -259,8 +261,8 @@ def meta_sgd(
 
     Reference:
         Li et al., 2017, "Meta-SGD: Learning to Learn Quickly for Few-Shot
-        Learning", equation 2, Algorithm 1. Deviation: the rates start from
-        one value, and not from random ones.
+        Learning", equation 2, Algorithm 1. Deviation: all rates start from
+        the same value, and not from random values.
     """
     return _make(
         kwargs,
@@ -279,16 +281,17 @@ def maml_plus_plus(
 ) -> MetaModel:
     """MAML++: learned rates, query losses and batch norm of each inner step.
 
-    The rest of MAML++ is the user's to pass: a cosine decay as the outer
-    optimizer's rate, and `callbacks.FirstOrderUntil` to begin in first order.
+    For all of MAML++, compile the model with a cosine decay of the learning
+    rate, and pass the callback `callbacks.FirstOrderUntil` to `fit`.
 
     Args:
         learner: a Keras model of one task.
-        inner_rate: float, what all rates start from. Defaults to `0.1`.
+        inner_rate: float, the initial value of all rates. Defaults to `0.1`.
         inner_steps: int. Defaults to `5`.
-        annealing_iterations: int, the outer steps until the last inner step's
-            query loss alone counts. Defaults to `5000`, ten epochs of 500.
-        **kwargs: of `MetaModel`.
+        annealing_iterations: int, the number of outer steps until only the
+            query loss after the last inner step counts. Defaults to `5000`,
+            ten epochs of 500.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -309,11 +312,11 @@ def maml_plus_plus(
 
     Reference:
         Antoniou et al., 2019, "How to train your MAML", section 4.
-        Deviations: in evaluation the running statistics of a step normalise
-        the query set, and its own do so for the support set, since gradients
-        through stored statistics are others than those that were trained;
-        the released code keeps running statistics and never uses them. Rates
-        are for each variable of a layer, as in that code.
+        Deviations: in evaluation, the running statistics of a step normalise
+        only the query set. The support set keeps its own statistics, because
+        training has derived through these. The released code never uses its
+        running statistics. As in that code, each variable of a layer has a
+        rate.
     """
     return _make(
         kwargs,
@@ -329,22 +332,23 @@ def maml_plus_plus(
 
 def imaml(
     learner: keras.Model,
-    inner_optimizer: Any = 0.1,
+    inner_optimizer: float | str | dict | InnerOptimizer = 0.1,
     inner_steps: int = 16,
     proximal: float = 2.0,
     cg_steps: int = 5,
     **kwargs: Any,
 ) -> MetaModel:
-    """iMAML: the gradient of where the inner loop ends, whatever its path.
+    """iMAML: the gradient at the end of the inner loop, whatever its path.
 
     Args:
         learner: a Keras model of one task.
         inner_optimizer: as in `MetaModel`. Defaults to `0.1`.
         inner_steps: int. Defaults to `16`.
-        proximal: float, λ: how strongly θ holds the weights. Defaults to
-            `2.0`.
-        cg_steps: int, steps of conjugate gradients. Defaults to `5`.
-        **kwargs: of `MetaModel`.
+        proximal: float, the strength λ with which the inner loop holds the
+            weights near θ. Defaults to `2.0`.
+        cg_steps: int, the number of steps of conjugate gradients. Defaults to
+            `5`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -358,7 +362,7 @@ def imaml(
     Reference:
         Rajeswaran et al., 2019, "Meta-Learning with Implicit Gradients",
         Algorithms 1 and 2. Deviation: the inner loop is plain gradient
-        descent; the paper's best results have a Hessian-free one.
+        descent, while the paper's best results use a Hessian-free optimizer.
     """
     return _make(
         kwargs,
@@ -371,20 +375,20 @@ def imaml(
 
 def proto_maml(
     learner: keras.Model,
-    inner_optimizer: Any = 0.01,
+    inner_optimizer: float | str | dict | InnerOptimizer = 0.01,
     inner_steps: int = 1,
     **kwargs: Any,
 ) -> MetaModel:
     """Proto-MAML: the head starts from the mean features of a task's classes.
 
-    One model learns tasks of any number of classes.
+    One model learns tasks with any number of classes.
 
     Args:
-        learner: a Keras model that gives each example one vector of features,
-            not class scores.
+        learner: a Keras model that outputs one vector of features for each
+            example, not class scores.
         inner_optimizer: as in `MetaModel`. Defaults to `0.01`.
         inner_steps: int. Defaults to `1`.
-        **kwargs: of `MetaModel`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.
@@ -399,8 +403,8 @@ def proto_maml(
 
     Reference:
         Triantafillou et al., 2020, "Meta-Dataset: A Dataset of Datasets for
-        Learning to Learn from Few Examples", section 3. Deviation: the exact
-        gradient by default, where the paper's is of first order.
+        Learning to Learn from Few Examples", section 3. Deviation: the
+        gradient is exact by default. The paper uses the first-order gradient.
     """
     return _make(
         kwargs,
@@ -413,17 +417,17 @@ def proto_maml(
 
 def cavia(
     learner: keras.Model,
-    inner_optimizer: Any = 1.0,
+    inner_optimizer: float | str | dict | InnerOptimizer = 1.0,
     inner_steps: int = 2,
     **kwargs: Any,
 ) -> MetaModel:
-    """CAVIA: the inner loop moves context parameters, inputs of the learner.
+    """CAVIA: the inner loop moves only context parameters.
 
     Args:
         learner: a Keras model of one task with a `ContextParameters` layer.
         inner_optimizer: as in `MetaModel`. Defaults to `1.0`.
         inner_steps: int. Defaults to `2`.
-        **kwargs: of `MetaModel`.
+        **kwargs: further arguments of `MetaModel`.
 
     Returns:
         A `MetaModel`.

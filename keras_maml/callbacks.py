@@ -1,6 +1,6 @@
 """Callbacks for meta-training."""
 
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -12,22 +12,23 @@ __all__ = ["FirstOrderUntil", "PreAdaptationMetrics"]
 
 
 class PreAdaptationMetrics(keras.callbacks.Callback):
-    """Logs what the model knows of tasks before it has adapted to them.
+    """Logs the loss and the metrics before adaptation.
 
-    In few-shot classification the accuracy before adaptation must be chance,
-    1 / n_way: the labels are drawn anew in each episode. If it is above, labels
-    leak, and the accuracy after adaptation means nothing.
+    In few-shot classification, the accuracy before adaptation must be near
+    1 / n_way, because each episode draws its labels anew. A higher accuracy
+    shows that labels leak. The accuracy after adaptation then means nothing.
 
-    At the end of each epoch the logs get, evaluated with θ itself,
-    `pre_loss` and `pre_<metric>` for the compiled loss and metrics on the
-    query sets, and `support_loss` for the compiled loss on the support sets.
-    Name it before callbacks that read the logs.
+    At the end of each epoch, the callback evaluates θ without adaptation and
+    adds three kinds of entries to the logs. `pre_loss` and `pre_<metric>` are
+    the compiled loss and metrics on the query sets. `support_loss` is the
+    compiled loss on the support sets. In `callbacks=[...]`, put this callback
+    before callbacks that read the logs.
 
     Args:
         dataset: finite `tf.data.Dataset` of meta-batches `(x, y)`.
 
     Raises:
-        ValueError: if `dataset` is something else or has no end.
+        ValueError: if `dataset` is not a `tf.data.Dataset` or is infinite.
 
     Example:
 
@@ -58,56 +59,55 @@ class PreAdaptationMetrics(keras.callbacks.Callback):
         ):
             raise ValueError(
                 "`dataset` must be a finite `tf.data.Dataset` of meta-batches. "
-                "A task distribution takes `batch(tasks, count=...)`. "
+                "To make a finite dataset, call `batch(tasks, count=...)`. "
                 f"Received: dataset={dataset!r}"
             )
         self.dataset = dataset
         self.support_dataset = dataset.map(_support_as_query)
-        self._test_function: Any = None
+        self._test_function: Callable | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        # Another loss or learner may have been compiled since.
+        # `compile` may have changed the loss since the last trace.
         self._test_function = None
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         before = self._evaluate(self.dataset)
         support = self._evaluate(self.support_dataset)
         if logs is not None:
-            logs.update({f"pre_{name}": v for name, v in before.items()})
+            logs.update({f"pre_{name}": before[name] for name in before})
             logs["support_loss"] = support["loss"]
 
     def _evaluate(self, dataset):
-        # The model's own `evaluate` with no inner steps. Its traced function
-        # is put aside, and this callback's kept, so that neither is traced
-        # again in each epoch.
+        # The model and this callback each keep their traced function, so that
+        # neither is traced again in each epoch.
         model = self.model
-        aside = model.evaluation_steps, model.test_function
+        saved = model.evaluation_steps, model.test_function
         model.evaluation_steps, model.test_function = 0, self._test_function
         try:
             logs = model.evaluate(dataset, verbose=0, return_dict=True)
             self._test_function = model.test_function
         finally:
-            model.evaluation_steps, model.test_function = aside
+            model.evaluation_steps, model.test_function = saved
         return logs
 
 
 def _support_as_query(x, *unused):
     x = {**x, "query_x": x["support_x"]}
-    # Rows of padding do not count here either.
+    # Rows of padding do not count.
     weight = [x["support_weight"]] if "support_weight" in x else []
     return x, x["support_y"], *weight
 
 
 class FirstOrderUntil(keras.callbacks.Callback):
-    """Meta-trains in first order until an epoch, and exactly from then on.
+    """Meta-trains in first order until an epoch, and then in second order.
 
-    The training step is traced once more, when the order changes.
+    Keras traces the training step again when the order changes.
 
     Args:
-        epoch: int, at least 1, the first epoch in the model's own order.
+        epoch: int, at least 1, the first epoch in second order.
 
     Raises:
-        ValueError: if `epoch` is not a positive integer; in `fit`, if the
+        ValueError: if `epoch` is not a positive integer. In `fit`, if the
             model's `meta_gradient` is not `SecondOrder`.
 
     Example:
@@ -142,13 +142,13 @@ class FirstOrderUntil(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._set(FirstOrder() if epoch < self.epoch else None)
+        self._override_with(FirstOrder() if epoch < self.epoch else None)
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        self._set(None)
+        self._override_with(None)
 
-    def _set(self, meta_gradient):
-        # Beside the setting and not in it: that is what is saved.
+    def _override_with(self, meta_gradient):
+        # `model.meta_gradient` stays as it is, because it is saved.
         state = self.model.meta_state
         if type(state.meta_gradient_for_now) is not type(meta_gradient):
             state.meta_gradient_for_now = meta_gradient

@@ -1,5 +1,6 @@
-"""Context parameters: inputs of the learner that each task sets for itself."""
+"""Context parameters: inputs of the learner that each task adapts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,14 +13,14 @@ from keras_maml.validation import check_integer
 class ContextParameters(keras.layers.Layer):
     """Context parameters φ, which are 0 at the start of every task.
 
-    The layer gives each example of its input the same `units` numbers. The
-    inner loop moves them, the outer loop never does: it trains the weights
-    that use them. Concatenate them to features, or compute scales and shifts
-    of feature maps from them.
+    The layer outputs the same `units` numbers for each example of its input.
+    Only the inner loop moves these numbers. The outer loop trains the weights
+    that use them. Concatenate the output to features, or compute scales and
+    shifts of feature maps from it.
 
     Args:
-        units: int. The number of context parameters.
-        **kwargs: of `keras.layers.Layer`.
+        units: int, the number of context parameters.
+        **kwargs: further arguments of `keras.layers.Layer`.
 
     Input shape: `(batch, ...)`. Output shape: `(batch, units)`.
 
@@ -48,12 +49,12 @@ class ContextParameters(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = check_integer("units", units)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Sequence[int | None]) -> None:
         self.context = self.add_weight(
             shape=(self.units,), initializer="zeros", name="context"
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         batch = tf.shape(tf.nest.flatten(inputs)[0])[0]
         context = tf.convert_to_tensor(self.context)
         return tf.broadcast_to(context, [batch, self.units])
@@ -64,7 +65,7 @@ class ContextParameters(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class ContextInput(ContextParameters):
-    """The layer's name in files that version 0.1 saved; not for new code.
+    """`ContextParameters` in files of version 0.1; not for new code.
 
-    Keras finds weights in a file by the name of their layer's class.
+    Keras finds the weights of a layer in a file by the name of its class.
     """

@@ -1,4 +1,4 @@
-"""How well tasks are learned: mean and confidence interval over tasks."""
+"""The mean score over tasks, and its confidence interval."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -13,28 +13,29 @@ from keras_maml.task_scores import TaskScores
 
 def evaluate_tasks(
     meta_model: keras.Model,
-    dataset: Iterable,
-    metric: Callable,
+    dataset: Iterable[tuple],
+    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     inner_steps: Sequence[int] | None = None,
 ) -> dict[int, TaskScores]:
-    """Scores adapted models task by task, after each of several step counts.
+    """Scores adapted models task by task, for several numbers of inner steps.
 
     Args:
         meta_model: a `MetaModel`.
         dataset: finite iterable of meta-batches `(x, y)` or
             `(x, y, sample_weight)`, as for `evaluate`.
-        metric: function `(y_true, y_pred)` of arrays `(T, Q, ...)` that
-            returns values `(T, Q)`, such as
+        metric: function `(y_true, y_pred)` of tensors `(T, Q, ...)` that
+            returns a tensor `(T, Q)`, such as
             `keras.metrics.sparse_categorical_accuracy`.
-        inner_steps: list of ints, 0 for the score before adaptation. Defaults
-            to the model's `evaluation_steps` alone.
+        inner_steps: list of ints, the numbers of inner steps. 0 gives the
+            score before adaptation. Defaults to `evaluation_steps` of the
+            model.
 
     Returns:
         A dict from each number of steps to its `TaskScores`.
 
     Raises:
-        ValueError: if the dataset is infinite or empty, or `metric` is not a
-            function that gives each query a value.
+        ValueError: if the dataset is infinite or empty, or if `metric` is not
+            a function that returns a value for each query.
 
     Example:
 
@@ -60,12 +61,12 @@ def evaluate_tasks(
         and dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     ):
         raise ValueError(
-            "`dataset` must be finite. A task distribution takes "
+            "`dataset` must be finite. To make a finite dataset, call "
             f"`batch(tasks, count=...)`. Received: dataset={dataset}"
         )
     if not callable(metric) or isinstance(metric, keras.metrics.Metric):
         raise ValueError(
-            "`metric` must be a function (y_true, y_pred), such as "
+            "`metric` must be a function `(y_true, y_pred)`, such as "
             "`keras.metrics.sparse_categorical_accuracy`. "
             f"Received: metric={metric!r}"
         )
@@ -80,9 +81,9 @@ def evaluate_tasks(
             values = metric(y, meta_model(x, inner_steps=steps))
             if len(values.shape) < 2:
                 raise ValueError(
-                    "`metric` must return a value for each query, (tasks, "
-                    f"query). Received: metric={metric!r}, which returned the "
-                    f"shape {values.shape}"
+                    "`metric` must return a value for each query, of shape "
+                    f"(tasks, query). Received: metric={metric!r}, which "
+                    f"returned values of shape {values.shape}"
                 )
             weights = tf.ones_like(values)
             if weight is not None:

@@ -1,7 +1,7 @@
-"""Every private name of Keras and TensorFlow that the library leans on.
+"""All private names of Keras and TensorFlow that the library uses.
 
-Each stands here once, with a test in `tests/keras_internals_test.py` that says
-what breaks when an update of Keras or TensorFlow takes the name away.
+`tests/keras_internals_test.py` has a test for each name. The test says what
+breaks when an update of Keras or TensorFlow removes the name.
 """
 
 import functools
@@ -9,8 +9,8 @@ import functools
 import keras
 import tensorflow as tf
 
-# Functions that Keras's layers look up when they are traced, by the module in
-# which `exact.lowering` puts exact ones in their place.
+# Functions that Keras's layers call while they are traced, and their modules.
+# `exact.lowering` replaces them.
 REPLACED_FUNCTIONS = {
     "moments": tf.nn,
     "bias_add": tf.nn,
@@ -23,35 +23,35 @@ REPLACED_FUNCTIONS = {
 # What Keras's generator adds to its seed with each draw.
 SEED_INCREMENT = (0, 1)
 
-# Words of TensorFlow's errors about what it cannot vectorize.
+# Words in TensorFlow's errors about operations that it cannot vectorize.
 _VECTORIZATION_WORDS = ("loop invariant", "pfor")
 
-# What Keras keeps of its own as functions of TensorFlow, on each model.
+# `tf.function`s that Keras itself keeps on a model.
 _STEP_FUNCTIONS = {"train_function", "test_function", "predict_function"}
 
 
 def all_layers(model, include_self=True):
-    """The model's layers at any depth, those inside of wrappers too."""
+    """Returns the model's layers at any depth, also those inside wrappers."""
     return list(model._flatten_layers(include_self=include_self))
 
 
 def forget_losses(model):
-    """Clears what the layers remember of `add_loss`, which would only grow."""
+    """Clears the losses of `add_loss`, which the layers would collect."""
     model._clear_losses()
 
 
 def get_mask(tensor):
-    """The mask that a Keras layer hung on its output, or `None`."""
+    """Returns the mask that a Keras layer attached to a tensor, or `None`."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def set_mask(tensor, mask):
-    """Hangs a mask on a tensor, where losses and metrics look for one."""
+    """Attaches a mask to a tensor, for Keras's losses and metrics."""
     tensor._keras_mask = mask
 
 
 def seed_variables(model):
-    """The state variables of all random seed generators of a model."""
+    """Returns the state variables of all seed generators of a model."""
     return [
         generator.state
         for layer in all_layers(model)
@@ -61,28 +61,28 @@ def seed_variables(model):
 
 
 def is_lora(variable):
-    """Whether a layer's `enable_lora` has added the variable."""
+    """Returns whether a layer's `enable_lora` has added the variable."""
     return variable.name.startswith("lora_")
 
 
 def leave_inputs_alone(model):
-    """Has inputs reach the model's `call` as they are, integers included."""
+    """Makes Keras pass inputs to `call` unchanged, integers included."""
     model._convert_input_args = False
     model._allow_non_tensor_positional_args = True
 
 
 def start_at_first_epoch(model):
-    """Forgets the epoch at which `BackupAndRestore` has gone on."""
+    """Clears the epoch from which `BackupAndRestore` resumed training."""
     model._initial_epoch = None
 
 
 def loss_tracker(model):
-    """The metric that holds the mean of the loss, of a compiled model."""
+    """Returns the metric of a compiled model that averages the loss."""
     return model._loss_tracker
 
 
 def unbuilt_metrics(model):
-    """The compiled metrics if their variables are still to be made."""
+    """Returns the compiled metrics if they are not built, else `None`."""
     metrics = model._compile_metrics
     return None if metrics is None or metrics.built else metrics
 
@@ -90,8 +90,8 @@ def unbuilt_metrics(model):
 class AutoJitCompile:
     """Tells `compile(jit_compile="auto")` from `False`.
 
-    Keras puts `False` in the place of `"auto"` where it would not compile the
-    step. Then `jit_compile` is `None` here: the library may still choose.
+    If Keras would not compile the step, it replaces `"auto"` by `False`. This
+    class replaces `"auto"` by `None` instead: the library may still choose.
     """
 
     def _resolve_auto_jit_compile(self):
@@ -99,52 +99,56 @@ class AutoJitCompile:
 
 
 def graph_functions(layer):
-    """Names of a layer's own methods and attributes that are `tf.function`s."""
-    kind = tf.types.experimental.PolymorphicFunction
-    found = {
+    """Returns the names of a layer's attributes that are `tf.function`s."""
+    function_type = tf.types.experimental.PolymorphicFunction
+    names = {
         name
-        for scope in (*map(vars, type(layer).__mro__), vars(layer))
-        for name, value in scope.items()
-        if isinstance(value, kind)
+        for attributes in (*map(vars, type(layer).__mro__), vars(layer))
+        for name, value in attributes.items()
+        if isinstance(value, function_type)
     }
-    return sorted(found - _STEP_FUNCTIONS)
+    return sorted(names - _STEP_FUNCTIONS)
 
 
 def is_vectorization_error(error):
-    """Whether an error of `tf.vectorized_map` says it has no form of an op."""
-    kinds = (ValueError, NotImplementedError, AssertionError)
-    return isinstance(error, kinds) and any(
+    """Returns whether `tf.vectorized_map` could not vectorize an operation."""
+    error_types = (ValueError, NotImplementedError, AssertionError)
+    return isinstance(error, error_types) and any(
         word in str(error) for word in _VECTORIZATION_WORDS
     )
 
 
 def operations_without_xla(function):
-    """Types of the operations in a concrete function that XLA cannot compile.
+    """Returns the types of operations that XLA cannot compile.
 
-    An empty list where TensorFlow does not tell.
+    Args:
+        function: a concrete function.
+
+    Returns:
+        A sorted list of strings.
     """
     graph = function.graph.as_graph_def()
-    nodes = [graph.node, *(f.node_def for f in graph.library.function)]
-    kinds = {node.op for group in nodes for node in group}
-    calls = {f.signature.name for f in graph.library.function}
-    # The arguments of the function itself.
-    kinds -= {"Placeholder", *calls}
-    return sorted(kind for kind in kinds if not _has_xla_kernel(kind))
+    node_lists = [graph.node, *(f.node_def for f in graph.library.function)]
+    op_types = {node.op for nodes in node_lists for node in nodes}
+    called_functions = {f.signature.name for f in graph.library.function}
+    # A placeholder is an argument of the function.
+    op_types -= {"Placeholder", *called_functions}
+    return sorted(op for op in op_types if not _has_xla_kernel(op))
 
 
 @functools.cache
-def _has_xla_kernel(kind):
+def _has_xla_kernel(op_type):
     from tensorflow.python.framework import kernels
 
     _register_xla_kernels()
-    found = kernels.get_registered_kernels_for_op(kind).kernel
-    devices = {kernel.device_type for kernel in found}
-    # Without any kernel it is no operation, but part of the graph itself.
+    registered = kernels.get_registered_kernels_for_op(op_type).kernel
+    devices = {kernel.device_type for kernel in registered}
+    # A type without any kernel is a part of the graph, not an operation.
     return not devices or any(d.startswith("XLA_") for d in devices)
 
 
 @functools.cache
 def _register_xla_kernels():
-    """Compiles once: TensorFlow registers XLA's kernels only then."""
+    """Compiles a function, because TensorFlow then registers XLA's kernels."""
     with tf.init_scope():
         tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))

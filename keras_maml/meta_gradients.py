@@ -1,4 +1,4 @@
-"""The `meta_gradient` axis: how the outer loss is derived with respect to θ."""
+"""The `meta_gradient` axis: the gradient of the outer loss for θ."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,24 +32,40 @@ class MetaGradient(Settings):
     Attributes:
         second_order: bool. Whether the derivative goes through the inner
             gradients.
-        rematerialize: bool. Whether it computes each inner step anew.
-        support_term: function of the adapted weights and of those that the
-            inner loop started from, two lists of tensors, that returns a
-            scalar which the support loss gets; or `None`.
-        through_inner_loop: bool. Whether all that the inner loop uses gets a
-            gradient, and not only what it starts from: learned rates, and
-            outer losses of earlier steps, need that.
+        rematerialize: bool. Whether the backward pass computes each inner
+            step again, instead of keeping its results.
+        support_term: function `(weights, start)` that returns a scalar, or
+            `None`. The inner loop adds the scalar to the support loss.
+            `weights` are the adapted weights now, and `start` are the same
+            weights before the first step, both lists of tensors.
+        through_inner_loop: bool. Whether everything that the inner loop uses
+            gets a gradient. Learned rates and query losses after earlier
+            steps need `True`. With `False`, only the weights that the inner
+            loop starts from get a gradient.
         trains_adapted_alone: bool. Whether weights that do not adapt get no
             gradient.
         starts_from_theta: bool. Whether every weight that adapts must start
-            from one of θ.
-        needs_minimum: bool. Whether it takes the end of the inner loop for a
-            minimum of the support loss.
+            from a weight of θ.
+        needs_minimum: bool. Whether the gradient assumes that the inner loop
+            ends at a minimum of the support loss.
+
+    Example:
+
+    ```python
+    class Anchored(keras_maml.meta_gradients.SecondOrder):
+        def support_term(self, weights, start):
+            pairs = zip(weights, start)
+            return tf.add_n([tf.reduce_sum((w - s) ** 2) for w, s in pairs])
+
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), meta_gradient=Anchored()
+    )
+    ```
     """
 
     second_order = True
     rematerialize = False
-    support_term: Callable | None = None
+    support_term: Callable[[list, list], tf.Tensor] | None = None
     through_inner_loop = True
     trains_adapted_alone = False
     starts_from_theta = False
@@ -58,27 +74,28 @@ class MetaGradient(Settings):
     def __call__(
         self,
         theta: Theta,
-        adapt: Callable,
-        query_loss: Callable,
-        scale_loss: Callable,
-        weight: Any = 1.0,
-    ) -> tuple[Any, Any, Theta]:
-        """The outer loss of one task and its gradient.
+        adapt: Callable[[Theta], Any],
+        query_loss: Callable[[Any], tuple[tf.Tensor, Any]],
+        scale_loss: Callable[[tf.Tensor], tf.Tensor],
+        weight: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, Any, Theta]:
+        """Computes the outer loss of one task and its gradient.
 
         Args:
             theta: a `Theta` of tensors.
-            adapt: function of θ that returns an `AdaptedTask`.
-            query_loss: function of the adapted task that returns
-                `(loss, aux)`: a scalar, and anything.
-            scale_loss: function of the loss, whose value is derived instead
-                (for mixed precision).
-            weight: scalar, how much the task counts where the gradient is
-                not that of the loss, which has this factor in it already: the
-                mean `sample_weight` over the number of replicas.
+            adapt: function `(theta)` that returns an `AdaptedTask`.
+            query_loss: function `(adapted)` that returns `(loss, aux)`. The
+                loss is a scalar, and `aux` is anything.
+            scale_loss: function `(loss)` that returns the scaled loss, for
+                mixed precision. The gradient is the gradient of this value.
+            weight: scalar, the mean `sample_weight` of the task divided by
+                the number of replicas. The query loss includes this factor.
+                A gradient that does not come from the query loss multiplies
+                itself by `weight`.
 
         Returns:
-            A tuple `(loss, aux, gradients)`; `gradients` is a `Theta` with a
-            tensor for each in `theta`.
+            A tuple `(loss, aux, gradients)`. `gradients` is a `Theta` with a
+            gradient for each tensor of `theta`.
         """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
@@ -91,18 +108,17 @@ class MetaGradient(Settings):
 class SecondOrder(MetaGradient):
     """The exact gradient, through every inner step.
 
-    For one plain gradient step from θ to φ = θ − α∇L_support(θ) it is
-    (I − αH) ∇L_query(φ), with H the support loss's Hessian at θ.
+    For one plain gradient step φ = θ − α∇L_support(θ), the gradient is
+    (I − αH) ∇L_query(φ), where H is the Hessian of the support loss at θ.
 
     Args:
-        rematerialize: bool. Whether the way back through the inner loop
-            computes each step anew, from the weights it began with, instead
-            of keeping all that the step computed. The gradient is the same
-            and memory stays about that of one step; time grows by the steps'
-            forward pass and gradient. With more than five steps all
-            but the first are rematerialised in any case; with `True`, with
-            fewer too. Random numbers must then come from seeds, as those of
-            Keras's layers do. Without effect in eager execution. Defaults to
+        rematerialize: bool. Whether the backward pass computes each inner
+            step again from the weights before the step, instead of keeping
+            the results of the step. The gradient is the same. Memory stays
+            near the memory of one step, but each step is computed twice. With
+            `False`, only loops of more than five inner steps do this, for all
+            steps but the first. Random numbers must come from seeds, as in
+            Keras's layers. Has no effect in eager execution. Defaults to
             `False`.
 
     Example:
@@ -131,10 +147,19 @@ class SecondOrder(MetaGradient):
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class FirstOrder(MetaGradient):
-    """First-order MAML: the inner gradients count as constants.
+    """First-order MAML: treats the inner gradients as constants.
 
-    For plain gradient steps it is the query loss's gradient at the adapted
-    weights.
+    For plain gradient steps, the gradient is the gradient of the query loss
+    at the adapted weights.
+
+    Example:
+
+    ```python
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(),
+        meta_gradient=keras_maml.meta_gradients.FirstOrder(),
+    )
+    ```
 
     Reference:
         Finn et al., 2017, section 5.2, "first-order approximation".
@@ -147,14 +172,13 @@ class FirstOrder(MetaGradient):
 class Reptile(MetaGradient):
     """Reptile: the outer loop moves θ towards the adapted weights.
 
-    The "gradient" is θ − θ_i. So the outer optimizer's rate is Reptile's step
-    size ε: with `keras.optimizers.SGD(ε)`, θ ← θ + ε · mean(θ_i − θ), and a
-    `keras.optimizers.schedules.PolynomialDecay` from 1 to 0 anneals it as the
-    paper does. With one inner step at rate α it is α times the gradient of
-    the support loss: joint training.
+    The "gradient" is θ − θ_i. The learning rate of the outer optimizer is
+    therefore Reptile's step size ε: with `keras.optimizers.SGD(ε)`, an outer
+    step is θ ← θ + ε · mean(θ_i − θ). To anneal ε as in the paper, use a
+    `keras.optimizers.schedules.PolynomialDecay` from 1 to 0.
 
-    All that is to be trained has to adapt. The query set takes no part in the
-    gradient; the loss that is logged is still its.
+    All trainable weights must adapt. The query set does not affect the
+    gradient, but the logged loss is the query loss.
 
     Example:
 
@@ -181,11 +205,11 @@ class Reptile(MetaGradient):
     def __call__(
         self,
         theta: Theta,
-        adapt: Callable,
-        query_loss: Callable,
-        scale_loss: Callable,
-        weight: Any = 1.0,
-    ) -> tuple[Any, Any, Theta]:
+        adapt: Callable[[Theta], Any],
+        query_loss: Callable[[Any], tuple[tf.Tensor, Any]],
+        scale_loss: Callable[[tf.Tensor], tf.Tensor],
+        weight: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, Any, Theta]:
         adapted = adapt(theta)
         loss, aux = query_loss(adapted)
         gradients = tf.nest.map_structure(tf.zeros_like, theta)
@@ -199,26 +223,26 @@ class Reptile(MetaGradient):
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class Implicit(MetaGradient):
-    """Implicit MAML: the gradient at the end of the path, not along it.
+    """Implicit MAML: the gradient at the end of the inner loop.
 
-    The inner loop descends the support loss plus λ/2 ‖φ − θ‖². At its minimum
-    φ the implicit function theorem gives dφ/dθ = (I + H/λ)⁻¹, with H the
-    support loss's Hessian at φ. The product with the query loss's gradient
-    comes from conjugate gradients, whose steps are one Hessian-vector product
-    each; H is never formed. Memory is that of one step however many there
-    are, and the gradient does not depend on the path, only on how near φ is
-    to the minimum.
+    The inner loop minimises the support loss plus λ/2 ‖φ − θ‖². At the minimum
+    φ, the implicit function theorem gives dφ/dθ = (I + H/λ)⁻¹, where H is the
+    Hessian of the support loss at φ. Conjugate gradients multiply this matrix
+    by the gradient of the query loss. Each of their steps computes one
+    Hessian-vector product, and H is never formed. Memory does not grow with
+    the number of inner steps. The gradient depends on how near φ is to the
+    minimum, but not on the path to φ.
 
-    Weights that do not adapt get their exact implicit gradient as well.
+    Weights that do not adapt also get their exact implicit gradient.
 
     Args:
-        proximal: float above 0, the strength λ. The inner loop has it at
-            evaluation too. Defaults to `2.0`.
-        cg_steps: int, at least 1, the steps of conjugate gradients. Defaults
-            to `5`.
+        proximal: float above 0, the strength λ, in training and in
+            evaluation. Defaults to `2.0`.
+        cg_steps: int, at least 1, the number of steps of conjugate gradients.
+            Defaults to `5`.
 
     Raises:
-        ValueError: if an argument is not of that form.
+        ValueError: if an argument does not have this form.
 
     Example:
 
@@ -244,25 +268,27 @@ class Implicit(MetaGradient):
         self.proximal = check_number("proximal", proximal, above=0)
         self.cg_steps = check_integer("cg_steps", cg_steps)
 
-    def support_term(self, weights: list, start: list) -> Any:
-        """λ/2 ‖φ − θ‖², what holds the adapted weights near θ."""
+    def support_term(
+        self, weights: list[tf.Tensor], start: list[tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns λ/2 ‖φ − θ‖², which holds the adapted weights near θ."""
         squares = [
-            tf.reduce_sum(tf.square(w - s))
-            for w, s in zip(weights, start, strict=True)
+            tf.reduce_sum(tf.square(weight - initial))
+            for weight, initial in zip(weights, start, strict=True)
         ]
         return 0.5 * self.proximal * tf.add_n(squares)
 
     def __call__(
         self,
         theta: Theta,
-        adapt: Callable,
-        query_loss: Callable,
-        scale_loss: Callable,
-        weight: Any = 1.0,
-    ) -> tuple[Any, Any, Theta]:
+        adapt: Callable[[Theta], Any],
+        query_loss: Callable[[Any], tuple[tf.Tensor, Any]],
+        scale_loss: Callable[[tf.Tensor], tf.Tensor],
+        weight: float | tf.Tensor = 1.0,
+    ) -> tuple[tf.Tensor, Any, Theta]:
         adapted = adapt(theta)
-        # Where the inner loop has come to is a constant from here on.
-        weights = [tf.stop_gradient(w) for w in adapted.weights]
+        # The gradient does not go back through the inner loop.
+        weights = [tf.stop_gradient(weight) for weight in adapted.weights]
         adapted = adapted._replace(weights=weights)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
@@ -274,23 +300,24 @@ class Implicit(MetaGradient):
         return loss, aux, gradients
 
     def _solve(self, adapted, query_gradient):
-        """The gradient for each of the learner's weights.
+        """Returns the gradient for each of the learner's weights.
 
-        With x = (I + H/λ)⁻¹ ∇L_query, it is x for weights φ that adapt and
-        −∂/∂ω ⟨∇_φ L_support(φ, ω), x⟩ / λ + ∇_ω L_query for the others, ω.
+        Let x = (I + H/λ)⁻¹ ∇L_query. The gradient is x for weights φ that
+        adapt, and ∇_ω L_query − ∂/∂ω ⟨∇_φ L_support(φ, ω), x⟩ / λ for the
+        other weights ω.
         """
         weights, positions = adapted.weights, adapted.positions
         others = [i for i in range(len(weights)) if i not in positions]
         moving = [weights[i] for i in positions]
         fixed = [weights[i] for i in others]
-        # Recorded once; every product below is one pass back through it.
+        # Recorded once: each product below is one pass back through the tape.
         with tf.GradientTape(
             persistent=True, watch_accessed_variables=False
         ) as outer:
             outer.watch(weights)
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(moving)
-                # Scaled where the learner computes in half precision.
+                # Small gradients would vanish in half precision.
                 scaled = adapted.support_loss(weights) * adapted.loss_scale
             support_gradient = [
                 g / adapted.loss_scale
@@ -298,7 +325,7 @@ class Implicit(MetaGradient):
             ]
 
         def product(vector):
-            """(I + H/λ) times a vector."""
+            """Multiplies a vector by I + H/λ."""
             curvature = dense_gradients(outer, support_gradient, moving, vector)
             return plus(vector, 1 / self.proximal, curvature)
 
@@ -326,10 +353,16 @@ _NAMES = {
 }
 
 
-def get(identifier: str | dict | MetaGradient) -> MetaGradient:
-    """A `MetaGradient` from a name, a config or itself.
+def get(identifier: str | dict[str, Any] | MetaGradient) -> MetaGradient:
+    """Returns the `MetaGradient` of a name or config, or the object itself.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if `identifier` is something else.
+
+    Example:
+
+    ```python
+    meta_gradient = keras_maml.meta_gradients.get("first_order")
+    ```
     """
     return resolve("meta_gradient", identifier, MetaGradient, _NAMES)

@@ -1,11 +1,12 @@
 """MetaModel: a Keras model that learns each task from its support set."""
 
-from collections.abc import Callable
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import keras
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from keras_maml import adaptation
 from keras_maml import inner_optimizers
@@ -13,11 +14,14 @@ from keras_maml import keras_internals
 from keras_maml import meta_gradients
 from keras_maml import outer_loss as outer_loss_lib
 from keras_maml import serving
+from keras_maml.adaptation import AdaptedWeights
+from keras_maml.adaptation import VariableFilter
 from keras_maml.engine import combinations
 from keras_maml.engine import contract
 from keras_maml.engine import inner_loss as inner_loss_lib
 from keras_maml.engine import normalization as normalization_lib
 from keras_maml.engine import task_map as task_map_lib
+from keras_maml.engine.inner_loss import LossFunction
 from keras_maml.engine.learner_copy import copy_learner
 from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.meta_trainer import MetaTrainer
@@ -33,86 +37,96 @@ from keras_maml.validation import check_integer
 class MetaModel(MetaTrainer, keras.Model):
     """Wraps any Keras model to find weights from which tasks are learned fast.
 
-    `fit` meta-trains: for each task of a meta-batch the inner loop takes
-    `inner_steps` gradient steps on the support set, and the compiled optimizer
-    descends the mean, over tasks, of the adapted models' losses on their query
-    sets. `evaluate` and `predict` adapt in the same way. Everything else is a
-    Keras model's: `compile`, callbacks, metrics, `save`, and so on.
+    `fit` meta-trains. For each task of a meta-batch, the inner loop takes
+    `inner_steps` gradient steps on the support set. The compiled optimizer
+    then minimises the mean loss of the adapted models on their query sets.
+    `evaluate` and `predict` adapt in the same way. `compile`, callbacks,
+    metrics, `save` and so on work as in any Keras model.
 
-    One meta-batch is `(x, y)` or `(x, y, sample_weight)`, with letters
-    T = tasks, S = support examples and Q = query examples of a task:
+    A meta-batch is `(x, y)` or `(x, y, sample_weight)`. The shapes use
+    T = tasks, S = support examples of a task, Q = query examples of a task:
 
     - `x["support_x"]`: `(T, S, *input_shape)`, `x["support_y"]`: `(T, S, ...)`
     - `x["query_x"]`: `(T, Q, *input_shape)`, `y`: `(T, Q, ...)`
     - `x["support_weight"]`, optional: `(T, S)`, 0 for rows of padding
-    - `sample_weight`, optional: `(T, Q)`, or `(T, 1)` for a weight a task
+    - `sample_weight`, optional: `(T, Q)`, or `(T, 1)` for one weight per task
 
     Args:
         learner: a Keras model (Sequential, Functional or subclassed) of one
             task. Its weights are θ.
-        inner_optimizer: float, the rate α of plain gradient descent; a name
-            such as `"adam"`, an object of `keras_maml.inner_optimizers` or the
-            config of one. Defaults to `0.01`.
-        inner_steps: int, gradient steps on the support set while training.
-            Defaults to `1`.
+        inner_optimizer: float, the rate α of plain gradient descent; or a
+            name such as `"adam"`, an object of `keras_maml.inner_optimizers`,
+            or its config. Defaults to `0.01`.
+        inner_steps: int, the number of gradient steps on the support set in
+            training. Defaults to `1`.
         meta_gradient: `"second_order"`, `"first_order"`, `"reptile"`,
-            `"implicit"`, an object of `keras_maml.meta_gradients` or the
-            config of one. Defaults to `"second_order"`.
-        adapted_weights: which weights move in the inner loop. `"all"`
-            trainable ones; `"head"`, the last layer that has some; `"body"`,
-            all but those; `"context"`, those of `ContextParameters` layers;
-            `"lora"`, those that a layer's `enable_lora` added (`save` is
-            refused then); a list of layers or layer names, which reads as the
-            names; or a function that takes a variable and returns a bool. The
-            others are trained by the outer loop alone. Defaults to `"all"`.
-        outer_loss: which inner steps' query losses count: `"last_step"`, an
-            object of `keras_maml.outer_loss` or the config of one. Defaults to
+            `"implicit"`, an object of `keras_maml.meta_gradients`, or its
+            config. Defaults to `"second_order"`.
+        adapted_weights: the weights that move in the inner loop. The outer
+            loop alone trains the other weights. Defaults to `"all"`.
+
+            - `"all"`: all trainable weights.
+            - `"head"`: the last layer with trainable weights.
+            - `"body"`: all trainable weights except the head.
+            - `"context"`: the weights of `ContextParameters` layers.
+            - `"lora"`: the weights that `enable_lora` added. `save` raises.
+            - A list of layers or layer names. The attribute holds the names.
+            - A function that takes a variable and returns a bool.
+        outer_loss: the inner steps whose query losses count: `"last_step"`,
+            an object of `keras_maml.outer_loss`, or its config. Defaults to
             `"last_step"`.
-        head_init: `None`, or `"prototypes"`: the learner gives features, and
-            each task gets a linear head of its own, as wide as the
-            meta-batch's largest label plus one, that starts from the mean
-            features of its classes and adapts with the rest. Defaults to
-            `None`.
-        inner_batch_size: int, the support examples of each inner step: the
-            next ones of the support set, in turn. So it should come shuffled,
-            as that of `keras_maml.tasks` does; rows of padding count as
-            examples here. A support set that is not larger is used whole, as
-            always by default.
+        head_init: `"prototypes"` or `None`. With `"prototypes"`, the learner
+            outputs features, and each task gets a linear head. The head
+            starts from the mean features of the classes and adapts with the
+            learner. Its width is the largest label of the meta-batch plus
+            one. Defaults to `None`.
+        inner_batch_size: int, the number of support examples of an inner
+            step. Each step takes the next examples of the support set, which
+            should be shuffled; `keras_maml.tasks` shuffles it. Rows of
+            padding count as examples. Defaults to the whole support set.
         inner_loss: the support loss: a name, a `keras.losses.Loss` or a
-            function `(y_true, y_pred)`. `None` means the compiled loss.
-            Defaults to `None`.
-        normalization: which statistics `BatchNormalization` layers use on the
-            query set. `"transductive"`: the query set's own, as the paper's
-            code does, so that the queries of a task inform one another;
-            `"support"`: the support set's under the adapted weights, so that
-            each query is predicted on its own; `"per_step"`: moving averages
-            of each inner step's own, and the query set's while training. All
-            three use the support set's own in the inner loop, whatever
-            `training` a layer is called with. `"moving"`: as Keras does, the
-            batch's while training and the moving averages otherwise, in the
-            inner loop too. Under `"per_step"` scales and shifts are each
-            step's own as well, and the outer loop alone trains them. A layer
-            with `trainable=False` uses its moving averages in any case.
-            Defaults to `"transductive"`.
-        evaluation_steps: int, inner steps in `evaluate`, `predict`, `adapt`
-            and `export`; 0 predicts with θ. Defaults to `inner_steps`.
-        task_map: how the tasks of a meta-batch are computed in training.
-            `"loop"`: one after another, several at a time; `"vectorized"`:
-            as one, in chunks of up to 32 compiled by XLA, many times faster
-            for small dense learners. The latter needs operations that allow
-            it and a known number of tasks (a dataset batched with
-            `drop_remainder=True`), and takes some seconds to compile.
-            `"auto"`: vectorized where that is possible and the learner
-            consists of dense layers and others as light. Defaults to
+            function `(y_true, y_pred)`. Defaults to the compiled loss.
+        normalization: the statistics that `BatchNormalization` layers use.
+            The inner loop uses the statistics of the support set, except with
+            `"moving"`. A layer with `trainable=False` always uses its moving
+            averages. Defaults to `"transductive"`.
+
+            - `"transductive"`, the default: on the query set, the statistics
+              of the query set. The queries of a task then inform one another.
+              The prediction for a query depends on the other queries in the
+              same call. Choose `"support"` when queries come one by one, as
+              in production.
+            - `"support"`: on the query set, the statistics of the support set
+              under the adapted weights. Each query is predicted on its own.
+            - `"per_step"`: on the query set, the statistics of the query set
+              in training, and otherwise moving averages. Each inner step has
+              its own moving averages, scales and shifts. Only the outer loop
+              trains the scales and shifts.
+            - `"moving"`: as in Keras, in the inner loop too: the statistics
+              of the batch in training, and otherwise the moving averages.
+        evaluation_steps: int, the number of inner steps in `evaluate`,
+            `predict`, `adapt` and `export`. With 0, the model predicts with
+            θ. Defaults to `inner_steps`.
+        task_map: how training computes the tasks of a meta-batch. Defaults to
             `"auto"`.
-        task_parallelism: int, the number of tasks, or chunks, that may run at
-            the same time, each with its own memory. Defaults to the number of
-            CPU cores.
-        name: string.
-        **kwargs: of `keras.Model`.
+
+            - `"loop"`: each task by itself, several tasks at a time.
+            - `"vectorized"`: chunks of up to 32 tasks as one XLA program.
+              Small dense learners become many times faster. The program takes
+              some seconds to compile. All operations must be vectorizable,
+              and the number of tasks must be known: batch the dataset with
+              `drop_remainder=True`.
+            - `"auto"`: `"vectorized"` if the learner is small, consists of
+              dense and similarly cheap layers, and can be vectorized;
+              otherwise `"loop"`.
+        task_parallelism: int, the number of tasks, or of chunks, that run at
+            the same time. Each needs its own memory. Defaults to the number
+            of CPU cores.
+        name: string, the name of the model.
+        **kwargs: arguments of `keras.Model`.
 
     Raises:
-        ValueError: if an argument is not of the form above.
+        ValueError: if an argument does not have the form above.
 
     Example:
 
@@ -129,18 +143,17 @@ class MetaModel(MetaTrainer, keras.Model):
     predictions = model.predict(x["query_x"], verbose=0)  # (10, 1)
     ```
 
-    Settings are read when a step is traced: after changing an attribute,
-    compile again.
+    A traced step keeps the settings of its trace. To change a setting, assign
+    the attribute and call `compile` again.
 
-    A task's loss counts whatever Keras would count for the learner: the
-    compiled loss and the learner's own (regularisers at the weights in use,
-    `add_loss`), in the inner loop and in the outer one.
+    The loss of a task includes the learner's regularisers and `add_loss`
+    terms, in the inner loop and in the outer loop, as in any Keras model.
+    Regularisers see the adapted weights.
 
     Reference:
         Finn et al., 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of
-        Deep Networks", Algorithms 1 and 2. The outer loss is the mean over
-        tasks, as in the released code; the algorithm's sum is that mean times
-        the number of tasks.
+        Deep Networks", Algorithms 1 and 2. Deviation: the outer loss is the
+        mean over tasks, as in the released code. Algorithm 2 has the sum.
     """
 
     def __init__(
@@ -150,11 +163,11 @@ class MetaModel(MetaTrainer, keras.Model):
         inner_optimizer: float | str | dict | InnerOptimizer = 0.01,
         inner_steps: int = 1,
         meta_gradient: str | dict | MetaGradient = "second_order",
-        adapted_weights: str | Sequence[str | keras.Layer] | Callable = "all",
+        adapted_weights: AdaptedWeights = "all",
         outer_loss: str | dict | OuterLoss = "last_step",
         head_init: str | None = None,
         inner_batch_size: int | None = None,
-        inner_loss: str | keras.Loss | Callable | None = None,
+        inner_loss: str | keras.Loss | LossFunction | None = None,
         normalization: str = "transductive",
         evaluation_steps: int | None = None,
         task_map: str = "auto",
@@ -175,11 +188,11 @@ class MetaModel(MetaTrainer, keras.Model):
         check_choice("normalization", normalization, normalization_lib.MODES)
         check_choice("task_map", task_map, task_map_lib.MODES)
         adapted_weights = adaptation.get(adapted_weights)
-        # An unknown loss name is an error now, not at the first step.
+        # To raise for an unknown loss name now, not at the first step.
         if inner_loss is not None:
             inner_loss_lib.resolve(inner_loss, None)
-        # The learner's layers carry the precision policy: fast weights, losses
-        # and gradients stay in the variables' own.
+        # Only the learner's layers follow the precision policy. Adapted
+        # weights, losses and gradients keep the dtype of the variables.
         kwargs.setdefault("dtype", keras.backend.floatx())
         super().__init__(name=name, **kwargs)
         keras_internals.leave_inputs_alone(self)
@@ -195,7 +208,7 @@ class MetaModel(MetaTrainer, keras.Model):
         self.task_map = task_map
         self.task_parallelism = task_parallelism
         self.meta_state = MetaState(self, adapted_weights)
-        # XLA needs to know how wide a head is.
+        # XLA needs a head of a known width.
         self.supports_jit = head_init is None
         self.learner = learner
         combinations.check(self)
@@ -204,9 +217,9 @@ class MetaModel(MetaTrainer, keras.Model):
             self.built = True
 
     @property
-    def adapted_weights(self) -> str | list[str] | Callable:
-        """Which weights move in the inner loop."""
-        # By name: Keras would save layers that it finds in an attribute.
+    def adapted_weights(self) -> str | list[str] | VariableFilter:
+        """The weights that move in the inner loop."""
+        # Names, because Keras would save layers that are an attribute.
         given = self.meta_state.adapted_weights
         if isinstance(given, (list, tuple)):
             return [e if isinstance(e, str) else e.name for e in given]
@@ -217,8 +230,7 @@ class MetaModel(MetaTrainer, keras.Model):
     def build(self, input_shape):
         """Builds the learner from the shapes of a meta-batch's inputs."""
         if not self.learner.built:
-            # A symbolic call also builds a subclassed model that has no
-            # `build` of its own.
+            # A symbolic call also builds a subclassed model without `build`.
             self.learner(
                 keras.tree.map_shape_structure(
                     lambda shape: keras.KerasTensor((None, *shape[2:])),
@@ -232,33 +244,35 @@ class MetaModel(MetaTrainer, keras.Model):
 
     def adapt(
         self,
-        support_x: Any,
-        support_y: Any,
+        support_x: ArrayLike | Sequence | dict[str, Any],
+        support_y: ArrayLike | Sequence | dict[str, Any],
         inner_steps: int | None = None,
-        support_weight: Any = None,
+        support_weight: ArrayLike | None = None,
     ) -> keras.Model:
-        """Learns one task.
+        """Learns one task, and returns an ordinary Keras model of it.
+
+        The returned model normalises with stored statistics. With
+        `normalization="transductive"` or `"support"`, these are the
+        statistics of the support set under the adapted weights. Under
+        `"transductive"`, a learner with `BatchNormalization` therefore
+        predicts otherwise than `predict`. To use the statistics of the
+        queries, call the returned model with `training=True`.
 
         Args:
             support_x: array of shape `(S, *input_shape)`.
             support_y: array of shape `(S, ...)`.
-            inner_steps: int, gradient steps on the support set. Defaults to
-                `evaluation_steps`.
-            support_weight: array of shape `(S,)`, optional.
+            inner_steps: int, the number of gradient steps on the support set.
+                Defaults to `evaluation_steps`.
+            support_weight: array of shape `(S,)`, the weight of each example.
+                Defaults to `None`: all examples count the same.
 
         Returns:
-            A Keras model of its own with the learner's architecture and the
-            adapted weights, not compiled; this model and its θ are untouched.
-            An ordinary model normalises with stored statistics: with
-            `normalization="transductive"` or `"support"` they are those of
-            the support set under the adapted weights. So it predicts as
-            `predict` does, but for `BatchNormalization` under
-            `"transductive"`; there calling it with `training=True` uses the
-            statistics of the batch.
+            A new, uncompiled Keras model with the learner's architecture and
+            the adapted weights. This `MetaModel` and θ stay unchanged.
 
         Raises:
-            ValueError: if the support set is not in that form, the learner
-                cannot be copied or there is no inner loss.
+            ValueError: if the support set does not have this form, if Keras
+                cannot copy the learner, or if there is no inner loss.
         """
         x = contract.check_support(support_x, support_y, support_weight)
         if not self.built:
@@ -269,8 +283,7 @@ class MetaModel(MetaTrainer, keras.Model):
                     )
                 }
             )
-        # Not traced: one task is over before a trace would pay, and a trace
-        # would have to be renewed with each loss, frozen layer and size.
+        # Eager: to trace a graph takes longer than to adapt to one task.
         task_learner = self.meta_state.task_learner(
             training=False, steps=inner_steps, support_y=x["support_y"]
         )
@@ -293,47 +306,47 @@ class MetaModel(MetaTrainer, keras.Model):
         if lora:
             raise ValueError(
                 "Keras merges LoRA weights into the kernels when it saves "
-                "them, and zeros are what it loads: the model could not adapt "
-                "any more. Keep `get_weights()` for `set_weights()`, or use "
-                f"`export`. Received: a learner with {lora}"
+                "them, and loads zeros: the loaded model could not adapt. "
+                "To keep the weights, use `get_weights` and `set_weights`, or "
+                f"call `export`. Received: a learner with {lora}"
             )
         super().save_own_variables(store)
 
     def export(
         self,
-        filepath,
-        format="tf_saved_model",
-        verbose=None,
-        input_signature=None,
-        **kwargs,
-    ):
+        filepath: str | PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Writes a SavedModel that adapts and predicts without this library.
 
-        Its `serve` endpoint, and `serving_default` signature, take
-        `support_x`, `support_y` and `query_x` of any number of tasks and
-        examples and give what `predict` gives.
+        The `serve` endpoint and the `serving_default` signature take
+        `support_x`, `support_y` and `query_x` with any number of tasks and
+        examples. They return the predictions of `predict`.
 
         Args:
             filepath: path of the SavedModel.
-            format: `"tf_saved_model"`, the one format that can hold the inner
+            format: `"tf_saved_model"`. No other format can hold the inner
                 loop.
             verbose: bool. Whether to print a message.
-            input_signature: dict of `"support_x"`, `"support_y"` and
+            input_signature: dict from `"support_x"`, `"support_y"` and
                 `"query_x"` to a `tf.TensorSpec`, `keras.KerasTensor` or
                 `keras.InputSpec`. Defaults to the shapes and dtypes of the
                 last meta-batch, with any number of tasks and examples.
-            **kwargs: none; Keras has some for its other formats.
+            **kwargs: no further arguments; Keras has some for other formats.
 
         Raises:
-            ValueError: if `format` is another one, there are further
-                arguments, or there is neither an `input_signature` nor has a
-                meta-batch been seen.
+            ValueError: if `format` is another format, if there are further
+                arguments, or if `input_signature` is missing and the model
+                has not seen a meta-batch.
         """
         check_choice("format", format, ("tf_saved_model",))
         if kwargs:
             raise ValueError(
                 '`format="tf_saved_model"` takes no further arguments. '
-                f"Received: {kwargs}"
+                f"Received: kwargs={kwargs}"
             )
         serving.export(
             self,
@@ -362,7 +375,7 @@ class MetaModel(MetaTrainer, keras.Model):
             "evaluation_steps": self.evaluation_steps,
             "task_map": self.task_map,
             "task_parallelism": self.task_parallelism,
-            # Not an argument: what `export` needs to know of the data.
+            # Not an argument. `export` needs the signature after loading.
             "signature": serialize(self.meta_state.input_signature),
         }
 

@@ -17,22 +17,34 @@ class OuterLoss(Settings):
 
     Attributes:
         needs_every_step: bool. Whether query losses after earlier inner steps
-            count, and not the last one alone.
+            count. With `False`, only the query loss after the last one counts.
+
+    Example:
+
+    ```python
+    class EveryStep(keras_maml.outer_loss.OuterLoss):
+        def weights(self, steps, iteration):
+            return tf.ones([steps]) / steps
+
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), inner_steps=3, outer_loss=EveryStep()
+    )
+    ```
     """
 
     needs_every_step = True
 
-    def weights(self, steps: int, iteration: Any) -> Any:
-        """The weights in one step of the outer loop.
+    def weights(self, steps: int, iteration: tf.Tensor) -> tf.Tensor | None:
+        """Returns the weights of the query losses in one outer step.
 
         Args:
-            steps: int, at least 1, the inner steps.
-            iteration: integer tensor, the outer steps so far.
+            steps: int, at least 1, the number of inner steps.
+            iteration: integer tensor, the number of outer steps so far.
 
         Returns:
-            A tensor `(steps,)`, the weight of the query loss after inner step
-            1, 2, ...; or `None` if the last one alone counts, and the others
-            need not be computed.
+            A tensor `(steps,)`, the weights of the query losses after inner
+            steps 1, 2, ... `None` means that only the last query loss counts,
+            and that the others need not be computed.
         """
         raise NotImplementedError
 
@@ -41,13 +53,21 @@ class OuterLoss(Settings):
 class LastStep(OuterLoss):
     """The query loss after the last inner step.
 
+    Example:
+
+    ```python
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), outer_loss=keras_maml.outer_loss.LastStep()
+    )
+    ```
+
     Reference:
         Finn et al., 2017, Algorithm 1, line 8.
     """
 
     needs_every_step = False
 
-    def weights(self, steps: int, iteration: Any) -> Any:
+    def weights(self, steps: int, iteration: tf.Tensor) -> None:
         return None
 
 
@@ -55,13 +75,14 @@ class LastStep(OuterLoss):
 class MultiStep(OuterLoss):
     """A weighted sum of the query losses after every inner step.
 
-    All weights are equal at first; those of the earlier steps fall linearly
-    over `annealing_iterations`, to no less than 3 % of that, in favour of the
-    last step's; then that alone counts, though the others are still computed.
+    All weights are equal at first. Over `annealing_iterations`, the weights of
+    the earlier steps fall linearly to 3 % of their initial value, and the
+    weight of the last step grows. After that, only the last step counts; the
+    other losses are still computed.
 
     Args:
-        annealing_iterations: int, at least 1: outer steps (batches, not
-            epochs).
+        annealing_iterations: int, at least 1, the number of outer steps
+            (batches, not epochs) in which the weights change.
 
     Raises:
         ValueError: if `annealing_iterations` is not a positive integer.
@@ -78,8 +99,8 @@ class MultiStep(OuterLoss):
 
     Reference:
         Antoniou et al., 2019, "How to train your MAML", section 4, equation 4
-        (multi-step loss optimization); the floor of 3 % and the end of the
-        earlier losses are those of its released code.
+        (multi-step loss optimization). The floor of 3 % and the end of the
+        earlier losses follow the released code.
     """
 
     def __init__(self, annealing_iterations: int) -> None:
@@ -87,7 +108,7 @@ class MultiStep(OuterLoss):
             "annealing_iterations", annealing_iterations
         )
 
-    def weights(self, steps: int, iteration: Any) -> Any:
+    def weights(self, steps: int, iteration: tf.Tensor) -> tf.Tensor:
         floatx = keras.backend.floatx()
         progress = tf.cast(iteration, floatx) / self.annealing_iterations
         earlier = tf.maximum(1.0 - progress, 0.03) / steps
@@ -102,10 +123,16 @@ class MultiStep(OuterLoss):
 _NAMES = {"last_step": LastStep}
 
 
-def get(identifier: str | dict | OuterLoss) -> OuterLoss:
-    """An `OuterLoss` from a name, a config or itself.
+def get(identifier: str | dict[str, Any] | OuterLoss) -> OuterLoss:
+    """Returns the `OuterLoss` of a name or config, or the object itself.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if `identifier` is something else.
+
+    Example:
+
+    ```python
+    outer_loss = keras_maml.outer_loss.get("last_step")
+    ```
     """
     return resolve("outer_loss", identifier, OuterLoss, _NAMES)

@@ -1,17 +1,25 @@
 """SavedModels that adapt to a support set without this library."""
 
+from os import PathLike
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from keras_maml.engine.contract import KEYS
 
 
-def export(meta_model, filepath, signature, verbose=None):
+def export(
+    meta_model: keras.Model,
+    filepath: str | PathLike[str],
+    signature: dict[str, Any] | None,
+    verbose: bool | None = None,
+) -> None:
     """Writes `meta_model` as a SavedModel, see `MetaModel.export`."""
     if signature is None:
         raise ValueError(
-            "The shapes and dtypes of the inputs are not known yet. Call "
-            "`fit`, `evaluate` or `predict` first, or pass "
+            "The model does not know the shapes and dtypes of its inputs yet. "
+            "Call `fit`, `evaluate` or `predict` first, or pass "
             "`input_signature`. Received: input_signature=None"
         )
     if not isinstance(signature, dict) or set(signature) != set(KEYS):
@@ -19,8 +27,8 @@ def export(meta_model, filepath, signature, verbose=None):
             f"`input_signature` must be a dict with the keys {KEYS}. "
             f"Received: input_signature={signature!r}"
         )
-    # Positional arguments with names of their own give the tensors of the
-    # serving signature these names; one dict would give `args_0`, ...
+    # Named arguments give the tensors of the serving signature their names. A
+    # dict would give `args_0`, ...
     specs = [_named(signature[key], key) for key in KEYS]
 
     def serve(support_x, support_y, query_x):
@@ -37,7 +45,7 @@ def _named(spec, name):
     if hasattr(spec, "shape"):
         return tf.TensorSpec(spec.shape, spec.dtype, name=name)
     paths = keras.tree.flatten_with_path(spec)
-    named = [
+    named_specs = [
         _named(leaf, "_".join([name, *map(str, path)])) for path, leaf in paths
     ]
-    return tf.nest.pack_sequence_as(spec, named)
+    return tf.nest.pack_sequence_as(spec, named_specs)

@@ -1,28 +1,29 @@
-"""Objects that their constructor's arguments describe, and how to name one."""
+"""Objects with a config, and the names that stand for them."""
 
 from collections.abc import Mapping
 from typing import Any
+from typing import Self
 from typing import TypeVar
 
 import keras
 
-_Kind = TypeVar("_Kind")
+_BaseClass = TypeVar("_BaseClass")
 
 
 class Settings:
-    """Base class of objects that their constructor's arguments describe.
+    """Base class of objects with a config.
 
-    Subclasses keep their arguments as attributes and return them from
-    `get_config`.
+    Subclasses keep the arguments of their constructor as attributes, and
+    return them from `get_config`.
     """
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as Keras serialises them."""
+        """Returns the arguments of the constructor, serialised by Keras."""
         return {}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """Makes an object from what `get_config` returned."""
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Makes an object from the config that `get_config` returned."""
         return cls(**deserialized(config))
 
 
@@ -30,12 +31,15 @@ def deserialized(
     config: Mapping[str, Any],
     custom_objects: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A config whose serialised objects are objects again.
+    """Deserialises the objects in a config.
 
     Args:
-        config: dict. Only dicts among its values are deserialised: a text is
-            a text, and not the name of an object.
+        config: dict. Only values that are dicts are deserialised. A string
+            stays a string, even if an object has this name.
         custom_objects: dict, from names to classes or functions.
+
+    Returns:
+        A dict with the same keys.
     """
     return {
         key: keras.saving.deserialize_keras_object(
@@ -50,35 +54,35 @@ def deserialized(
 def resolve(
     argument: str,
     identifier: Any,
-    kind: type[_Kind],
-    names: Mapping[str, type[_Kind]],
+    base_class: type[_BaseClass],
+    names: Mapping[str, type[_BaseClass]],
     hint: str = "",
-) -> _Kind:
-    """The object behind a name, a config or the object itself.
+) -> _BaseClass:
+    """Returns the object of a name or config, or the object itself.
 
     Args:
         argument: string, the name of the argument, for the error.
-        identifier: what the user passed.
-        kind: the base class of the objects.
-        names: dict, from a name to the class that it stands for.
+        identifier: a name, a config or an object; any other value raises.
+        base_class: the base class of the objects.
+        names: dict, from names to classes.
         hint: string, one more sentence for the error.
 
     Raises:
-        ValueError: if `identifier` is none of these.
+        ValueError: if `identifier` has none of these forms.
     """
-    found = identifier
+    answer = identifier
     if isinstance(identifier, str) and identifier in names:
-        found = names[identifier]()
+        answer = names[identifier]()
     elif isinstance(identifier, dict):
         try:
-            found = keras.saving.deserialize_keras_object(identifier)
+            answer = keras.saving.deserialize_keras_object(identifier)
         except (TypeError, ValueError) as error:
             hint += f" The config cannot be read: {error}"
-    if isinstance(found, kind):
-        return found
-    module = ".".join(kind.__module__.split(".")[:2])
+    if isinstance(answer, base_class):
+        return answer
+    module = ".".join(base_class.__module__.split(".")[:2])
     raise ValueError(
         f"`{argument}` must be one of {sorted(names)}, an object of "
-        f"`{module}` or the config of one.{hint} "
+        f"`{module}`, or the config of such an object.{hint} "
         f"Received: {argument}={identifier!r}"
     )

@@ -1,4 +1,4 @@
-"""Scores of many tasks: their mean, and how sure it is."""
+"""Scores of many tasks, their mean and its confidence interval."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ class TaskScores(NamedTuple):
     """Scores of many tasks after a number of inner steps.
 
     Attributes:
-        values: array `(tasks,)`, the mean of the metric over each task's
-            queries.
+        values: array `(tasks,)`, for each task the mean of the metric over
+            its queries.
 
     Example:
 
@@ -24,12 +24,12 @@ class TaskScores(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """The mean over tasks."""
+        """Returns the mean over tasks."""
         return float(np.mean(self.values))
 
     @property
     def ci95(self) -> float:
-        """Half the width of the 95 % confidence interval of the mean."""
+        """Returns half the width of the mean's 95 % confidence interval."""
         if len(self.values) < 2:
             return float("inf")
         return float(

@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by the constructors."""
+"""Checks of arguments."""
 
 import math
 import numbers
@@ -52,10 +52,9 @@ def check_seed(value: Any) -> int:
 
 
 def layer_seed(seed: int, index: int) -> int:
-    """Returns the seed of a model's layer `index`, from the model's seed.
+    """Returns the seed of layer `index` of a model with the seed `seed`.
 
-    Each layer has a seed of its own: of one seed, layers of equal shape would
-    start with equal weights.
+    With the same seed, layers of equal shape would start with equal weights.
     """
     return 1000 * seed + index
 
@@ -82,26 +81,26 @@ def check_number(
     below: float | None = None,
     maximum: float | None = None,
 ) -> float:
-    """Returns `value` as a finite float within the bounds that are given."""
+    """Returns `value` as a finite float within the given bounds."""
     bounds = []
-    fine = (
+    is_valid = (
         not isinstance(value, bool)
         and isinstance(value, numbers.Real)
         and math.isfinite(value)
     )
     if minimum is not None:
         bounds.append(f"of at least {minimum}")
-        fine = fine and value >= minimum
+        is_valid = is_valid and value >= minimum
     if above is not None:
         bounds.append(f"above {above}")
-        fine = fine and value > above
+        is_valid = is_valid and value > above
     if below is not None:
         bounds.append(f"below {below}")
-        fine = fine and value < below
+        is_valid = is_valid and value < below
     if maximum is not None:
         bounds.append(f"of at most {maximum}")
-        fine = fine and value <= maximum
-    if not fine:
+        is_valid = is_valid and value <= maximum
+    if not is_valid:
         raise ValueError(
             f"`{name}` must be a finite number {' and '.join(bounds)}. "
             f"Received: {name}={value!r}"

@@ -158,7 +158,7 @@ def test_settings_can_be_combined():
             "the query losses of earlier steps cannot count",
         ),
         ({"normalization": "per_step"}, "would not be trained"),
-        ({"adapted_weights": "head"}, "trains only what adapts"),
+        ({"adapted_weights": "head"}, "trains only weights that adapt"),
         (
             {
                 "inner_optimizer": keras_maml.inner_optimizers.SGD(
@@ -191,7 +191,7 @@ LearnedRate = keras_maml.inner_optimizers.LearnedRate
         (
             "proto_maml",
             {"inner_optimizer": SGD(LearnedRate(per="weight"))},
-            "no weights of its own to learn rates for",
+            "cannot learn rates for the weights of a head",
         ),
         (
             "imaml",

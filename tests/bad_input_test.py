@@ -116,7 +116,7 @@ CONSTRUCTION = {
     ),
     "adapt has a foreign layer": (
         model(adapted_weights=[keras.layers.Dense(1, name="foreign")]),
-        "Received: 'foreign'",
+        "with the layer 'foreign'",
     ),
     "adapt selects nothing": (
         model(adapted_weights=lambda variable: False),
@@ -215,17 +215,17 @@ DATA = {
     "sizes of support differ": (
         (changed(support_y=X["support_y"][:, :4]), Y),
         {},
-        "The support set (second axis) must have one size",
+        "All arrays of the support set must have the same number",
     ),
     "weights of support of another size": (
         (changed(support_weight=np.ones((4, 5), "f")), Y),
         {},
-        "The support set (second axis) must have one size",
+        "All arrays of the support set must have the same number",
     ),
     "weights of support of another rank": (
         (changed(support_weight=np.ones((4, 6, 1), "f")), Y),
         {},
-        "one number an example",
+        "one number per example",
     ),
     "empty support": (
         (
@@ -247,12 +247,12 @@ DATA = {
     "targets of another size": (
         (X, Y[:, :3]),
         {},
-        "The first two axes of y must be those of",
+        "The first two axes of y must equal",
     ),
     "targets without queries": (
         (X, Y[:, 0, 0]),
         {},
-        "The first two axes of y must be those of",
+        "The first two axes of y must equal",
     ),
     "flat weights": (
         (X, Y),
@@ -338,13 +338,16 @@ def test_support_weight_needs_a_loss_for_each_example():
     [
         (
             {"support_x": X["support_x"][0], "support_y": Y[0]},
-            "the examples of one task",
+            "must have the same number of examples",
         ),
         (
             {"support_x": np.ones((0, 1)), "support_y": np.ones((0, 1))},
-            "of one size above 0",
+            "at least one",
         ),
-        ({"support_x": 1.0, "support_y": 1.0}, "the examples of one task"),
+        (
+            {"support_x": 1.0, "support_y": 1.0},
+            "must have the same number of examples",
+        ),
         (
             {
                 "support_x": X["support_x"][0],

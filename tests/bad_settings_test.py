@@ -63,7 +63,7 @@ CASES = {
     "outer_loss": (
         model(outer_loss="multi_step"),
         r"`outer_loss` must be one of \['last_step'\], an object of "
-        "`keras_maml.outer_loss` .* Received: outer_loss='multi_step'",
+        "`keras_maml.outer_loss`, or .* Received: outer_loss='multi_step'",
     ),
     "head_init": (model(head_init="zeros"), "head_init='zeros'"),
     "inner_batch_size": (model(inner_batch_size=0), "inner_batch_size=0"),

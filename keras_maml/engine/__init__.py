@@ -1,1 +1,1 @@
-"""The way of one meta-batch: tasks, inner steps, gradient, update."""
+"""The steps of one meta-batch: tasks, inner loop, gradient, update."""

@@ -1,12 +1,14 @@
-"""The learner after, or on its way through, the inner loop of one task."""
+"""The learner in one task, during or after the inner loop."""
 
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
+import tensorflow as tf
+
 
 class AdaptedTask(NamedTuple):
-    """The learner after a task's inner loop.
+    """The learner in one task, during or after the inner loop.
 
     Attributes:
         weights: list of tensors, one for each of the learner's trainable
@@ -16,22 +18,22 @@ class AdaptedTask(NamedTuple):
         scales: list of tensors, the per-step scales of batch normalisation.
         state: dict, the learner's state (see `functional.LearnerOutput`).
         step: int or integer tensor, the number of inner steps taken.
-        support_x: the support inputs.
-        positions: list of ints, which of `weights` adapted.
-        support_loss: function of a list like `weights`, the loss of the whole
-            support set at these weights, without the meta-gradient's own term.
-        watched: as in `inner_loop.Adapted`.
-        loss_scale: float, by which a support loss is multiplied before it is
-            derived.
+        support_x: structure of tensors, the support inputs.
+        positions: list of ints, the positions of adapted weights in `weights`.
+        support_loss: function `(weights)` that returns the loss of the whole
+            support set, without the term of the meta-gradient.
+        watched: tensor, as in `inner_loop.Adapted`.
+        loss_scale: float. The support loss is multiplied by this scale before
+            its gradient is taken.
     """
 
-    weights: list
-    head: tuple
-    scales: list
-    state: dict
-    step: Any
+    weights: list[tf.Tensor]
+    head: tuple[tf.Tensor, ...]
+    scales: list[tf.Tensor]
+    state: dict[int, tf.Tensor]
+    step: int | tf.Tensor
     support_x: Any
-    positions: list
-    support_loss: Callable | None = None
-    watched: Any = None
+    positions: list[int]
+    support_loss: Callable[[list[tf.Tensor]], tf.Tensor] | None = None
+    watched: tf.Tensor | None = None
     loss_scale: float = 1.0

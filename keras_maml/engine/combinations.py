@@ -1,7 +1,7 @@
-"""Settings of a `MetaModel` that cannot go together, and why.
+"""Checks that the settings of a `MetaModel` fit together.
 
-Each answer of an axis says what it needs; here needs meet what is there. No
-answer is known by its name.
+The object of each axis has attributes that say what it needs. The checks use
+these attributes, and never the class of an object.
 """
 
 
@@ -12,21 +12,21 @@ def check(meta_model):
     if not gradient.through_inner_loop:
         if meta_model.outer_loss.needs_every_step:
             raise ValueError(
-                f"`meta_gradient` {name} looks at the end of the inner loop "
-                "alone: the query losses of earlier steps cannot count. "
+                f"`meta_gradient` {name} uses only the end of the inner loop, "
+                "so the query losses of earlier steps cannot count. "
                 f"Received: outer_loss={type(meta_model.outer_loss).__name__}"
             )
         if meta_model.normalization == "per_step":
             raise ValueError(
                 f"`meta_gradient` {name} does not go through the inner steps, "
-                "so their scales would not be trained. "
+                "so the scales of these steps would not be trained. "
                 'Received: normalization="per_step"'
             )
     if gradient.needs_minimum and not meta_model.inner_optimizer.seeks_minimum:
         raise ValueError(
-            f"`meta_gradient` {name} holds where the inner loop ends at a "
+            f"`meta_gradient` {name} needs an inner loop that ends at a "
             "minimum of the support loss, and this `inner_optimizer` seeks "
-            "another point. In the place of weight decay, add an L2 "
+            "another point. Instead of weight decay, add an L2 "
             "regulariser to the learner. Received: inner_optimizer="
             f"{meta_model.inner_optimizer.get_config()}"
         )
@@ -37,33 +37,36 @@ def check(meta_model):
 def _check_head(meta_model):
     if meta_model.inner_optimizer.needs_fixed_weights:
         raise ValueError(
-            "A head that starts from prototypes has no weights of its own "
-            'to learn rates for; use `LearnedRate(per="model")`. '
+            "`LearnedRate` cannot learn rates for the weights of a head that "
+            "starts from prototypes, because each task makes a new head. Use "
+            '`LearnedRate(per="model")`. '
             "Received: inner_optimizer="
             f"{meta_model.inner_optimizer.get_config()}"
         )
     if meta_model.meta_gradient.starts_from_theta:
         raise ValueError(
-            "A head that starts from prototypes is not part of θ, from "
-            f"which `meta_gradient` {type(meta_model.meta_gradient).__name__} "
-            f"starts. Received: head_init={meta_model.head_init!r}"
+            "A head that starts from prototypes is not part of θ, but "
+            f"`meta_gradient` {type(meta_model.meta_gradient).__name__} needs "
+            "an inner loop that starts from θ. "
+            f"Received: head_init={meta_model.head_init!r}"
         )
     if meta_model.task_map == "vectorized":
         raise ValueError(
             '`task_map="vectorized"` needs sizes that are known when the '
-            "step is traced, and the number of classes of a head from "
-            "prototypes is not. "
+            "step is traced, but the number of classes of a head that starts "
+            "from prototypes is not known then. "
             f"Received: head_init={meta_model.head_init!r}"
         )
 
 
 def check_built(meta_model, positions, parameters):
-    """The same, where it takes the learner's weights to tell.
+    """Raises `ValueError` if a setting does not fit the learner's weights.
 
     Args:
         meta_model: a `MetaModel` with a built learner.
-        positions: list of ints, which of the trainable variables adapt.
-        parameters: list, what the inner optimizer learns.
+        positions: list of ints, the positions of the trainable variables that
+            adapt.
+        parameters: list, the learned parameters of the inner optimizer.
     """
     gradient = meta_model.meta_gradient
     name = type(gradient).__name__
@@ -75,9 +78,10 @@ def check_built(meta_model, positions, parameters):
         )
     variables = meta_model.learner.trainable_variables
     if gradient.trains_adapted_alone and len(positions) < len(variables):
-        left = [v.path for i, v in enumerate(variables) if i not in positions]
+        fixed = [v.path for i, v in enumerate(variables) if i not in positions]
         raise ValueError(
-            f"`meta_gradient` {name} trains only what adapts. Freeze the other "
-            "weights (`layer.trainable = False`), or let them adapt. "
-            f"Received: {left} that do not adapt"
+            f"`meta_gradient` {name} trains only weights that adapt. Freeze "
+            "the other weights (`layer.trainable = False`), or let them adapt. "
+            f"Received: adapted_weights={meta_model.adapted_weights!r}, which "
+            f"leaves out {fixed}"
         )

@@ -1,4 +1,4 @@
-"""The form of a meta-batch, and its checks at trace time."""
+"""The form of a meta-batch, checked when a step is traced."""
 
 import keras
 import numpy as np
@@ -6,10 +6,10 @@ import tensorflow as tf
 
 KEYS = ("support_x", "support_y", "query_x")
 _FORM = (
-    "A meta-batch is `(x, y)` or `(x, y, sample_weight)` with x a dict of "
+    "A meta-batch is `(x, y)` or `(x, y, sample_weight)`, where x is a dict of "
     '"support_x" (tasks, support, ...), "support_y" (tasks, support, ...), '
     '"query_x" (tasks, query, ...) and optionally "support_weight" '
-    "(tasks, support), and y the query targets (tasks, query, ...)."
+    "(tasks, support), and y are the query targets (tasks, query, ...)."
 )
 
 
@@ -17,7 +17,7 @@ def check_inputs(x):
     """Returns `x` as a dict of tensors.
 
     Raises:
-        ValueError: if it is not in the contract's form.
+        ValueError: if `x` does not have the form of a meta-batch.
     """
     if not isinstance(x, dict):
         raise ValueError(f"{_FORM} Received: x of type {type(x).__name__}")
@@ -32,7 +32,7 @@ def check_inputs(x):
     shapes = {
         key: [t.shape for t in tf.nest.flatten(x[key])] for key in sorted(x)
     }
-    received = f"Received: shapes {_describe(shapes)}"
+    received = f"Received: x of shapes {_describe(shapes)}"
     for key in shapes:
         for shape in shapes[key]:
             if shape.rank is None or shape.rank < 2:
@@ -40,30 +40,32 @@ def check_inputs(x):
                     f'{_FORM} "{key}" must have at least the two axes of '
                     f"tasks and examples. {received}"
                 )
-    tasks = {s[0] for v in shapes.values() for s in v if s[0] is not None}
+    all_shapes = [shape for key in shapes for shape in shapes[key]]
+    tasks = {shape[0] for shape in all_shapes} - {None}
     if len(tasks) > 1:
         raise ValueError(
-            f"{_FORM} The number of tasks (first axis) must be the same "
-            f"everywhere. {received}"
+            f"{_FORM} All arrays must have the same number of tasks (first "
+            f"axis). {received}"
         )
     if tasks == {0}:
         raise ValueError(f"{_FORM} There must be at least one task. {received}")
-    support = shapes["support_x"] + shapes["support_y"]
-    support += shapes.get("support_weight", [])
-    sizes = {s[1] for s in support if s[1] is not None}
-    if len(sizes) > 1:
+    support_shapes = shapes["support_x"] + shapes["support_y"]
+    support_shapes += shapes.get("support_weight", [])
+    support_sizes = {shape[1] for shape in support_shapes} - {None}
+    if len(support_sizes) > 1:
         raise ValueError(
-            f"{_FORM} The support set (second axis) must have one size. "
-            f"{received}"
+            f"{_FORM} All arrays of the support set must have the same number "
+            f"of examples (second axis). {received}"
         )
-    if 0 in sizes | {s[1] for s in shapes["query_x"]}:
+    if 0 in support_sizes | {shape[1] for shape in shapes["query_x"]}:
         raise ValueError(
             f"{_FORM} Neither the support nor the query set may be empty. "
             f"{received}"
         )
     if shapes.get("support_weight", [tf.TensorShape([1, 1])])[0].rank != 2:
         raise ValueError(
-            f'{_FORM} "support_weight" has one number an example. {received}'
+            f'{_FORM} "support_weight" must have one number per example. '
+            f"{received}"
         )
     return x
 
@@ -72,7 +74,7 @@ def check_targets(x, y, sample_weight):
     """Returns the query targets and their weights (or `None`) as tensors.
 
     Raises:
-        ValueError: if they are not in the contract's form.
+        ValueError: if the targets or weights do not fit the meta-batch.
     """
     if y is None:
         raise ValueError(f"{_FORM} Received: y=None")
@@ -88,9 +90,9 @@ def check_targets(x, y, sample_weight):
             or not (query[:2].is_compatible_with(shape[:2]))
         ):
             raise ValueError(
-                f"{_FORM} The first two axes of y must be those of "
-                f'"query_x". Received: y of shape {shape}, "query_x" of '
-                f"shape {query}"
+                f"{_FORM} The first two axes of y must equal the first two "
+                f'axes of "query_x". Received: y of shape {shape}, "query_x" '
+                f"of shape {query}"
             )
     for weight in tf.nest.flatten(sample_weight):
         if weight is None:
@@ -99,17 +101,17 @@ def check_targets(x, y, sample_weight):
         if shape.rank is None or shape.rank < 2:
             raise ValueError(
                 "`sample_weight` must have the axes (tasks, query), or "
-                "(tasks, 1) for one weight a task. `class_weight` cannot be "
-                "used: the labels of one task mean other classes in the "
-                f"next. Received: sample_weight of shape {shape}"
+                "(tasks, 1) for one weight per task. `class_weight` cannot be "
+                "used, because a label means another class in each task. "
+                f"Received: sample_weight of shape {shape}"
             )
         if not shape[:1].is_compatible_with(query[:1]) or (
             shape[1] not in (None, 1, query[1]) and query[1] is not None
         ):
             raise ValueError(
                 "`sample_weight` must have the axes (tasks, query), or "
-                "(tasks, 1) for one weight a task. Received: sample_weight of "
-                f'shape {shape}, "query_x" of shape {query}'
+                "(tasks, 1) for one weight per task. Received: sample_weight "
+                f'of shape {shape}, "query_x" of shape {query}'
             )
     return y, sample_weight
 
@@ -131,33 +133,32 @@ def check_support(support_x, support_y, support_weight=None):
     sizes = {shape[0] if shape.rank else 0 for shape in shapes}
     if len(sizes) > 1 or 0 in sizes:
         raise ValueError(
-            "`support_x`, `support_y` and, if there is one, `support_weight` "
-            "are the examples of one task, (support, ...) each, of one size "
-            "above 0. "
-            f"Received: shapes {[str(s) for s in shapes]}"
+            "`support_x`, `support_y` and, if passed, `support_weight` must "
+            "have the same number of examples (first axis), at least one. "
+            f"Received: arrays of shapes {[str(shape) for shape in shapes]}"
         )
     return x
 
 
 def input_signature(inputs, learner):
-    """The serving signature that fits the inputs of a meta-batch.
+    """Returns the serving signature for the inputs of a meta-batch.
 
     Args:
         inputs: dict of tensors, `x` of a meta-batch.
-        learner: a built Keras model. Where its own input may have any length,
-            so may what is served.
+        learner: a built Keras model. If an axis of its input may have any
+            length, the same axis of the signature may have any length.
 
     Returns:
         A dict from `"support_x"`, `"support_y"` and `"query_x"` to
-        a `keras.KerasTensor` with any number of tasks and examples, or to a
-        nest of them if the learner has several inputs.
+        a `keras.KerasTensor` with any number of tasks and examples. If the
+        learner has several inputs, the dict holds structures of them.
     """
-    known = getattr(learner, "inputs", None) or []
+    learner_inputs = getattr(learner, "inputs", None) or []
 
     def spec(key, tensor):
         shape = list(tensor.shape[2:])
-        if key != "support_y" and len(known) == 1:
-            shape = list(known[0].shape[1:])
+        if key != "support_y" and len(learner_inputs) == 1:
+            shape = list(learner_inputs[0].shape[1:])
         return keras.KerasTensor((None, None, *shape), tensor.dtype.name)
 
     return {
@@ -178,7 +179,7 @@ def _tensor(value):
 
 
 def _describe(shapes):
+    texts = {key: [str(tuple(s)) for s in shapes[key]] for key in shapes}
     return {
-        key: str(tuple(v[0])) if len(v) == 1 else [str(tuple(s)) for s in v]
-        for key, v in shapes.items()
+        key: text[0] if len(text) == 1 else text for key, text in texts.items()
     }

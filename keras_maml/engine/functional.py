@@ -1,4 +1,4 @@
-"""Calling a Keras model with given weights, as a pure function."""
+"""Calls a Keras model with given weights, as a pure function."""
 
 from typing import Any
 from typing import NamedTuple
@@ -11,35 +11,35 @@ from keras_maml.exact import lowering
 
 
 class LearnerOutput(NamedTuple):
-    """What one call of the learner gives.
+    """The result of one call of the learner.
 
     Attributes:
-        outputs: what the learner returned.
-        losses: list of scalars: its regularisers at the weights it was called
-            with, and whatever its layers passed to `add_loss`.
+        outputs: structure of tensors that the learner returned.
+        losses: list of scalars, the regularisers at the given weights and the
+            losses that the layers passed to `add_loss`.
         state: dict, from the position of a variable in
-            `learner.non_trainable_variables` to its new value; holds those
-            variables only that some call has changed.
+            `learner.non_trainable_variables` to its new value. The dict has
+            only the variables that a call has changed.
     """
 
     outputs: Any
-    losses: list
-    state: dict
+    losses: list[tf.Tensor]
+    state: dict[int, tf.Tensor]
 
 
 def call_learner(learner, weights, state, x, *, training):
     """Calls `learner` with `weights` in place of its trainable variables.
 
-    Nothing is assigned: the new values of moving averages, seeds and other
-    state come back in the result.
+    The call assigns no variable. The result holds the new values of moving
+    averages, seeds and other state.
 
     Args:
         learner: a built Keras model.
         weights: list of tensors, one for each of
             `learner.trainable_variables`, in that order.
         state: dict of the state so far, as in `LearnerOutput.state`.
-        x: the input of the learner.
-        training: bool, given to the learner.
+        x: structure of tensors, the input of the learner.
+        training: bool, the `training` argument of the learner.
 
     Returns:
         A `LearnerOutput`.
@@ -64,13 +64,13 @@ def call_learner(learner, weights, state, x, *, training):
 
 
 def masks(outputs):
-    """The masks that Keras's layers hung on `outputs`, by flat position."""
-    flat = map(keras_internals.get_mask, tf.nest.flatten(outputs))
-    return {i: mask for i, mask in enumerate(flat) if mask is not None}
+    """Returns the masks of `outputs`, by position in the flat structure."""
+    flat_masks = map(keras_internals.get_mask, tf.nest.flatten(outputs))
+    return {i: mask for i, mask in enumerate(flat_masks) if mask is not None}
 
 
 def set_masks(outputs, masks):
-    """Hangs masks, from `masks`, on outputs, where losses and metrics look."""
-    flat = tf.nest.flatten(outputs)
+    """Attaches the result of `masks` to outputs, for losses and metrics."""
+    flat_outputs = tf.nest.flatten(outputs)
     for i, mask in masks.items():
-        keras_internals.set_mask(flat[i], mask)
+        keras_internals.set_mask(flat_outputs[i], mask)

@@ -1,6 +1,5 @@
 """The inner loop: from a support set and θ to the adapted weights."""
 
-from typing import Any
 from typing import NamedTuple
 
 import keras
@@ -9,24 +8,24 @@ import tensorflow as tf
 from keras_maml.engine.rematerialized_loop import RematerializedLoop
 from keras_maml.exact.gradients import dense
 
-# So many steps get nodes of their own in a graph, which is the faster. Of more,
-# all but the first share those of a loop: tracing does not grow with them.
+# Up to this number, unrolled steps are faster. More steps run in a loop, so
+# that the graph does not grow with their number.
 UNROLLED_STEPS = 5
 
 
 class Adapted(NamedTuple):
-    """What the inner loop gives.
+    """The result of the inner loop.
 
     Attributes:
         weights: list of tensors, the adapted weights θ_i.
         state: the learner's state after the last step.
-        watched: tensor `(steps,)`, what `watch` gave before each step but the
-            first, where it is 0; `None` without `watch`.
+        watched: tensor `(steps,)`, the value of `watch` before each step. The
+            value before the first step is always 0. `None` without `watch`.
     """
 
-    weights: list
-    state: Any
-    watched: Any
+    weights: list[tf.Tensor]
+    state: dict[int, tf.Tensor]
+    watched: tf.Tensor | None
 
 
 def inner_loop(
@@ -46,32 +45,32 @@ def inner_loop(
     """Takes `steps` gradient steps on the support loss.
 
     Args:
-        support_loss: function of `(number, weights, state, frozen)` that
-            returns `(loss, state)`, the loss a scalar; `number` counts the
-            steps from 0.
+        support_loss: function `(number, weights, state, frozen)` that returns
+            `(loss, state)`. `number` is the number of the step, from 0, and
+            the loss is a scalar.
         weights: list of tensors, the adapted part of θ.
         state: the learner's state before the first step.
-        frozen: structure of float tensors that stay as they are: all else
-            that the support loss depends on and that may be derived for.
+        frozen: structure of float tensors that the steps do not change. It
+            must hold everything else that the support loss depends on and
+            that may need a gradient.
         optimizer: an `InnerOptimizer`.
-        parameters: list of tensors, what `optimizer` has learned.
+        parameters: list of tensors, the learned parameters of `optimizer`.
         steps: int, 0 or more.
-        second_order: bool. With `False` the inner gradients are constants of
-            the outer derivative.
-        unrolled_steps: int, at least 1: the first ones, of which a derivative
-            keeps all that they computed, and which get nodes of their own in
-            a graph. Those after them share the nodes of a loop.
+        second_order: bool. With `False`, the outer derivative treats the
+            inner gradients as constants.
+        unrolled_steps: int, at least 1, the number of steps that are unrolled
+            in the graph. Further steps run in a `RematerializedLoop`.
         watch: optional function with the arguments of `support_loss` that
-            returns a scalar, computed before each step but the first.
-        loss_scale: float, by which the loss is multiplied before it is
-            derived, and its gradients divided after, for gradients that would
-            be too small for their dtype.
+            returns a scalar. It is called before each step but the first.
+        loss_scale: float. The loss is multiplied by this scale before its
+            gradient is taken, and the gradient is divided by it, so that a
+            small gradient fits its dtype.
 
     Returns:
         An `Adapted`.
 
     Raises:
-        ValueError: if the support loss depends on none of the weights.
+        ValueError: if the support loss does not depend on any of the weights.
 
     Reference:
         Finn et al., 2017, Algorithm 1, lines 5 and 6.
@@ -85,13 +84,13 @@ def inner_loop(
     if tf.executing_eagerly():
         unrolled_steps = steps
     rows = []
-    # These stay out of the loop also because the first adds to the state.
+    # The first step is always unrolled, because it adds entries to the state.
     for number in range(min(steps, unrolled_steps)):
         carry, scalars = step(number, carry, flat_fixed)
         rows.append(scalars)
     columns = [tf.stack(column) for column in zip(*rows)]
     if steps > unrolled_steps:
-        carry, more = RematerializedLoop(
+        carry, loop_columns = RematerializedLoop(
             step,
             unrolled_steps,
             steps,
@@ -99,7 +98,7 @@ def inner_loop(
             flat_fixed,
             [scalar.dtype for scalar in rows[0]],
         ).run()
-        columns = [tf.concat(pair, 0) for pair in zip(columns, more)]
+        columns = [tf.concat(pair, 0) for pair in zip(columns, loop_columns)]
     weights, _, state = carry
     watched = None
     if watch is not None:
@@ -108,11 +107,11 @@ def inner_loop(
 
 
 class _InnerStep:
-    """One gradient step, as `RematerializedLoop` takes it.
+    """One gradient step, in the form that `RematerializedLoop` needs.
 
-    Its carry is `(weights, optimizer state, learner state)`, its scalar what
-    `watch` gives, and `fixed` the structure of its constants. The other
-    arguments are those of `inner_loop`.
+    The carry is `(weights, optimizer state, learner state)`. The only scalar
+    is the value of `watch`. `fixed` is the structure `(frozen, parameters)`.
+    The other arguments are as in `inner_loop`.
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class _InnerStep:
         if self._watch is not None:
             scalars.append(self._watched(number, weights, state, frozen))
         gradients, state = self._gradients(number, weights, state, frozen)
-        # As ever in Keras, derivatives do not go through moving averages.
+        # As in Keras, derivatives do not go through moving averages.
         state = tf.nest.map_structure(_constant, state)
         if not self._second_order:
             gradients = [tf.stop_gradient(gradient) for gradient in gradients]
@@ -162,8 +161,8 @@ class _InnerStep:
             raise ValueError(
                 "The inner loss does not depend on any weight that adapts, so "
                 "the inner loop would change nothing. Look for a "
-                "`stop_gradient`, a frozen path or an operation without a "
-                "gradient between these weights and the learner's outputs. "
+                "`stop_gradient` or an operation without a gradient between "
+                "these weights and the learner's outputs. "
                 f"Received: {len(weights)} adapted weights of shapes "
                 f"{[tuple(weight.shape) for weight in weights]}"
             )

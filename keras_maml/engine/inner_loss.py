@@ -1,29 +1,38 @@
-"""The support loss that the inner loop descends."""
+"""The support loss, which the inner loop minimises."""
+
+from collections.abc import Callable
+from typing import Any
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
+from keras_maml import keras_internals
+
+# `(y_true, y_pred)` to the loss of each example.
+LossFunction: TypeAlias = Callable[[Any, Any], tf.Tensor]
+
 
 def resolve(inner_loss, compiled_loss):
-    """The function behind `inner_loss`, or else behind the compiled loss.
+    """Returns the function of `inner_loss`, or else of the compiled loss.
 
-    A `keras.losses.Loss` object divides its result by the number of replicas
-    under `tf.distribute`, which would shorten the inner step on more devices.
-    So the unreduced loss is taken, and reduced here.
+    Under `tf.distribute`, a `keras.losses.Loss` divides its result by the
+    number of replicas, which would shorten the inner step. The returned
+    function therefore calls the unreduced loss and reduces the result.
 
     Args:
         inner_loss: a loss name, a `keras.losses.Loss`, a function
             `(y_true, y_pred)`, or `None`.
-        compiled_loss: what `compile` got as `loss`, or `None`.
+        compiled_loss: the `loss` argument of `compile`, or `None`.
 
     Returns:
-        A function `(y_true, y_pred, weight)` that returns a scalar: the mean
-        of the examples' losses, weighted if `weight` is not `None`; their sum
-        if the loss object has `reduction="sum"`.
+        A function `(y_true, y_pred, weight)` that returns a scalar. The scalar
+        is the mean loss of the examples, weighted if `weight` is not `None`.
+        If the loss object has `reduction="sum"`, it is the sum.
 
     Raises:
-        ValueError: if both are `None`, or there is one loss for each of
-            several outputs.
+        ValueError: if both arguments are `None`, or if there are several
+            losses, one for each output.
     """
     loss = compiled_loss if inner_loss is None else inner_loss
     if loss is None:
@@ -36,7 +45,7 @@ def resolve(inner_loss, compiled_loss):
     if isinstance(loss, (list, tuple, dict)):
         raise ValueError(
             "A learner with several outputs needs `inner_loss`, one function "
-            "(y_true, y_pred) of all of them, since `compile` got "
+            "(y_true, y_pred) of all outputs, because `compile` got "
             f"several losses. Received: inner_loss={inner_loss!r}, "
             f"loss={loss!r}"
         )
@@ -48,8 +57,8 @@ def resolve(inner_loss, compiled_loss):
         function, dtype = loss.call, loss.dtype
 
     def support_loss(y_true, y_pred, weight):
-        # The mask that Keras's own losses would heed.
-        mask = getattr(y_pred, "_keras_mask", None)
+        # Keras's losses use the mask that a layer attached to its output.
+        mask = keras_internals.get_mask(y_pred)
         y_true, y_pred = _as_keras_does(y_true, y_pred, dtype)
         values = tf.convert_to_tensor(function(y_true, y_pred))
         weights = [
@@ -58,18 +67,17 @@ def resolve(inner_loss, compiled_loss):
         if not weights:
             return (tf.reduce_sum if reduce_sum else tf.reduce_mean)(values)
         total_weight = tf.ones_like(values)
-        for w in weights:
-            if w.shape.rank > values.shape.rank:
+        for factor in weights:
+            missing_axes = values.shape.rank - factor.shape.rank
+            if missing_axes < 0:
                 raise ValueError(
                     "`support_weight` and masks need a loss for each example "
                     "(and each masked step). The inner loss returns values of "
-                    f"shape {values.shape} for weights of shape {w.shape}. "
-                    f"Received: {loss!r}"
+                    f"shape {values.shape} for weights of shape "
+                    f"{factor.shape}. Received: inner_loss={loss!r}"
                 )
-            more_axes = [1] * (values.shape.rank - w.shape.rank)
-            total_weight *= tf.reshape(
-                tf.cast(w, values.dtype), tf.concat([tf.shape(w), more_axes], 0)
-            )
+            shape = tf.concat([tf.shape(factor), [1] * missing_axes], 0)
+            total_weight *= tf.reshape(tf.cast(factor, values.dtype), shape)
         total = tf.reduce_sum(values * total_weight)
         if reduce_sum:
             return total
@@ -79,18 +87,18 @@ def resolve(inner_loss, compiled_loss):
 
 
 def _as_keras_does(y_true, y_pred, dtype):
-    """What `compile` does to the arguments of a loss before it is called.
+    """Prepares the arguments of a loss as a compiled Keras model does.
 
-    Both become the loss's dtype, and a trailing axis of length 1 that only
-    one of them has is put on or taken off the targets.
+    Both arguments get the dtype of the loss. If only one of them has a
+    trailing axis of length 1, the targets gain or lose this axis.
     """
     y_true, y_pred = tf.nest.map_structure(
         lambda t: tf.cast(t, dtype), (y_true, y_pred)
     )
     if tf.is_tensor(y_true) and tf.is_tensor(y_pred):
-        more = y_pred.shape.rank - y_true.shape.rank
-        if more == 1 and y_pred.shape[-1] == 1:
+        missing_axes = y_pred.shape.rank - y_true.shape.rank
+        if missing_axes == 1 and y_pred.shape[-1] == 1:
             y_true = y_true[..., tf.newaxis]
-        elif more == -1 and y_true.shape[-1] == 1:
+        elif missing_axes == -1 and y_true.shape[-1] == 1:
             y_true = tf.squeeze(y_true, -1)
     return y_true, y_pred

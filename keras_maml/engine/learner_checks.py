@@ -1,4 +1,4 @@
-"""Layers that would go wrong inside of the inner loop, refused by name."""
+"""Refuses layers that would compute wrong results in the inner loop."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from keras_maml import keras_internals
 
 
 def check_layers(learner):
-    """Raises `ValueError` if the learner has a layer that would go wrong."""
+    """Raises `ValueError` if a layer does not work in the inner loop."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     for layer in keras_internals.all_layers(learner):
         if layer.variable_dtype == "float16":
@@ -18,9 +18,9 @@ def check_layers(learner):
             )
         if getattr(layer, "synchronized", False):
             raise ValueError(
-                "`synchronized=True` is not supported: the statistics of batch "
-                "normalisation are a task's, and a task is on one device. "
-                f"Received: layer {layer.name!r}"
+                "`synchronized=True` is not supported: batch normalisation "
+                "uses the statistics of one task, and a task runs on one "
+                f"device. Received: layer {layer.name!r} with synchronized=True"
             )
         if on_gpu and getattr(layer, "use_cudnn", False):
             raise ValueError(
@@ -32,15 +32,15 @@ def check_layers(learner):
         if functions and layer.variables:
             raise ValueError(
                 "A `tf.function` keeps the weights with which it was traced, "
-                "and would not see those of an inner step. Take the "
-                "decorator off: the training step is compiled as a whole. "
+                "and would not see the weights of an inner step. Remove the "
+                "decorator: Keras compiles the training step as a whole. "
                 f"Received: layer {layer.name!r} with a `tf.function` as "
                 f"{functions}"
             )
 
 
 def is_half(learner):
-    """Whether some layer computes in float16, whose gradients may vanish."""
+    """Returns whether a layer computes in float16, so gradients may vanish."""
     return any(
         layer.compute_dtype == "float16"
         for layer in keras_internals.all_layers(learner)

@@ -5,20 +5,21 @@ import tensorflow as tf
 
 
 def copy_learner(learner, values, head=(), x=None):
-    """A copy of `learner` with variables of its own.
+    """Copies `learner`, including its variables.
 
     Args:
         learner: a built Keras model.
-        values: dict, from the `id` of one of the learner's variables to the
-            value that its copy gets. The others keep their values.
-        head: a kernel and a bias for one more dense layer, if any.
-        x: an input of the learner. Its shapes are needed if there is a `head`.
+        values: dict, from the `id` of a variable of the learner to the value
+            of its copy. Copies of other variables keep the old values.
+        head: empty, or the kernel and the bias of a further dense layer.
+        x: an input of the learner, needed if there is a `head`.
 
     Returns:
-        A Keras model of the same class; a functional one if there is a `head`.
+        A Keras model of the same class, or a functional model if there is a
+        `head`.
 
     Raises:
-        ValueError: if Keras cannot make a second instance, as for a subclassed
+        ValueError: if Keras cannot copy the learner, such as a subclassed
             model without `get_config`.
     """
     try:
@@ -26,17 +27,17 @@ def copy_learner(learner, values, head=(), x=None):
     except Exception as error:
         raise ValueError(
             "Keras cannot copy the learner. A subclassed model or layer needs "
-            "`get_config` (and `from_config` where its arguments are objects), "
-            "and a `Lambda` layer has to be made a layer of its own. "
+            "`get_config` (and `from_config` if its arguments are objects). "
+            "Replace a `Lambda` layer by a subclass of `keras.Layer`. "
             f"Received: learner={learner!r}, which failed with: {error}"
         ) from error
     if not copy.built:
         copy.build_from_config(learner.get_build_config())
     if len(copy.variables) != len(learner.variables):
         raise ValueError(
-            "The copy that Keras makes of the learner has other variables. "
-            "A subclassed model or layer must make all of them from what "
-            "`get_config` returns. "
+            "Keras's copy of the learner has other variables. "
+            "A subclassed model or layer must make all its variables from the "
+            "config that `get_config` returns. "
             f"Received: learner={learner!r} with {len(learner.variables)} "
             f"variables, its copy with {len(copy.variables)}"
         )
@@ -46,7 +47,7 @@ def copy_learner(learner, values, head=(), x=None):
 
 
 def _with_head(body, head, x):
-    """A functional model of `body` and a dense layer."""
+    """Returns a functional model of `body` and a dense layer."""
     kernel, bias = head
     dense = keras.layers.Dense(kernel.shape[-1], name="head")
     dense.build(kernel.shape[:1])

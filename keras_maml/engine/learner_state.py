@@ -1,4 +1,4 @@
-"""The learner's state after a meta-batch: moving averages, counters, seeds."""
+"""Updates the learner's moving averages, counters and seeds."""
 
 import tensorflow as tf
 
@@ -6,42 +6,42 @@ from keras_maml.engine import seeds
 
 
 def averageable_state(learner, state):
-    """The part of a task's state whose mean over tasks is meaningful.
+    """Returns the part of a task's state whose mean over tasks is meaningful.
 
-    Seeds are left out. Integers become float64, which keeps the mean of equal
-    counters exact.
+    The result has no seeds. Integers become float64, so that the mean of equal
+    counters is exact.
     """
-    without = seeds.seed_positions(learner)
+    seed_positions = seeds.seed_positions(learner)
     return {
         i: value if value.dtype.is_floating else tf.cast(value, tf.float64)
         for i, value in state.items()
-        if i not in without
+        if i not in seed_positions
     }
 
 
 def assign_state(learner, mean_state, count, per_step_statistics):
-    """Assigns the mean of the state over tasks, and moves every seed on.
+    """Assigns the mean of the state over tasks, and advances every seed.
 
     Args:
         learner: a built Keras model.
         mean_state: dict, the mean of `averageable_state` over tasks.
-        count: integer scalar, the number of those tasks, which may differ
-            from replica to replica and be 0.
-        per_step_statistics: dict, by position in the state, of the variables
-            that get a value in the place of the learner's own.
+        count: integer scalar, the number of tasks of this replica, which may
+            be 0.
+        per_step_statistics: dict, from a position in the state to the
+            variable that replaces the learner's variable.
     """
     variables = list(learner.non_trainable_variables)
     for i, variable in per_step_statistics.items():
         variables[i] = variable
     context = tf.distribute.get_replica_context()
     if context and context.num_replicas_in_sync > 1 and mean_state:
-        # Keras would keep the first replica's.
+        # Keras would assign the values of the first replica only.
         mean_state = _mean_over_replicas(context, mean_state, count)
     for i, value in mean_state.items():
         if not tf.as_dtype(variables[i].dtype).is_floating:
             value = tf.round(value)
         variables[i].assign(tf.cast(value, variables[i].dtype))
-    seeds.move_on(learner)
+    seeds.advance(learner)
 
 
 def _mean_over_replicas(context, mean_state, count):

@@ -1,4 +1,4 @@
-"""What a `MetaModel` keeps besides its settings and its learner."""
+"""The state of a `MetaModel` beside its settings and its learner."""
 
 import keras
 import tensorflow as tf
@@ -15,28 +15,30 @@ from keras_maml.validation import check_integer
 
 
 class MetaState:
-    """The state of one `MetaModel`, out of sight of Keras's tracking.
+    """The state of one `MetaModel`, which Keras does not track.
 
-    Keras would save layers that are an attribute of a model a second time. The
-    variables below are the model's own, which Keras saves as any others.
+    If the layers in `adapted_weights` were an attribute of the model, Keras
+    would save them a second time. `MetaModel.add_weight` makes the variables
+    of this class, so Keras saves them with the model.
 
     Args:
         meta_model: a `MetaModel`.
-        adapted_weights: what the model was told, layers included.
+        adapted_weights: the argument of the model, which may hold layers.
 
     Attributes:
-        built: bool. Whether the variables are there.
-        parameters: list of variables, what the inner optimizer learns.
+        built: bool. Whether the variables exist.
+        parameters: list of variables, the inner optimizer's learned
+            parameters.
         per_step_norm: a `PerStepNorm`, or `None`.
         scales: list of variables, the per-step scales and shifts.
         statistics: dict of variables, the per-step statistics, by position in
             the learner's state.
-        input_signature: dict, the form of the last meta-batch, for `export`;
-            `None` before the first.
-        meta_gradient_for_now: a `MetaGradient` that stands in for the model's
-            setting for a time, see `FirstOrderUntil`; or `None`.
-        task_losses: list of tensors, the learner's own losses in the task that
-            is being traced; `None` outside of one.
+        input_signature: dict, the signature of the last meta-batch, for
+            `export`. `None` before the first meta-batch.
+        meta_gradient_for_now: a `MetaGradient` that replaces the model's
+            setting for some epochs, see `FirstOrderUntil`; or `None`.
+        task_losses: list of tensors, the learner's regularisers and
+            `add_loss` terms in the task that is being traced; or `None`.
     """
 
     def __init__(self, meta_model, adapted_weights):
@@ -54,13 +56,13 @@ class MetaState:
 
     @property
     def meta_gradient(self):
-        """The `MetaGradient` in use."""
+        """Returns the `MetaGradient` in use."""
         return self.meta_gradient_for_now or self._meta_model.meta_gradient
 
     def build(self):
         """Makes the variables, once the learner is built."""
         model = self._meta_model
-        # What cannot work is an error now, not in the middle of a trace.
+        # To raise now, and not in the middle of a trace.
         learner_checks.check_layers(model.learner)
         if not self.built:
             if model.normalization == "per_step":
@@ -68,7 +70,7 @@ class MetaState:
             self.parameters = [
                 model.add_weight(
                     shape=value.shape,
-                    initializer=_Array(value),
+                    initializer=_FromArray(value),
                     name=f"inner_optimizer_{i}",
                 )
                 for i, value in enumerate(self._initial_parameters())
@@ -80,8 +82,8 @@ class MetaState:
     def check(self):
         """Raises `ValueError` if the variables no longer fit the settings.
 
-        They were made in the number and order that the learner's variables had
-        when the model was built.
+        The number and order of the variables follow the learner's variables
+        at the time when the model was built.
         """
         model = self._meta_model
         combinations.check(model)
@@ -96,46 +98,46 @@ class MetaState:
         if changed:
             raise ValueError(
                 "Learned rates and per-step normalisation belong to the "
-                "learner's variables as they were when the `MetaModel` was "
-                "built. Freeze layers and choose `inner_optimizer`, "
-                "`inner_steps` and `normalization` before. Received: other "
-                "variables or settings"
+                "variables that the learner had when the `MetaModel` was "
+                "built. Freeze layers and set `inner_optimizer`, `inner_steps` "
+                "and `normalization` before that. Received: changed variables "
+                "or settings"
             )
 
     def positions(self):
-        """Which of the learner's trainable variables adapt."""
+        """Returns the positions of the trainable variables that adapt."""
         positions = adaptation.adapted_positions(
             self._meta_model.learner, self.adapted_weights
         )
         if self.per_step_norm is None:
             return positions
-        # The rows of all steps move in the outer loop alone.
+        # Only the outer loop moves the scales of each step.
         moving = [i for i in positions if i not in self.per_step_norm.scales]
         if not moving:
             raise ValueError(
-                '`normalization="per_step"` leaves the scales of batch '
-                "normalisation to the outer loop, and `adapted_weights` "
+                'With `normalization="per_step"`, only the outer loop moves '
+                "the scales of batch normalisation, and `adapted_weights` "
                 "selects nothing else. "
                 f"Received: adapted_weights={self.adapted_weights!r}"
             )
         return moving
 
     def variables(self):
-        """The variables of θ, a `Theta`."""
+        """Returns the variables of θ, a `Theta`."""
         learner = self._meta_model.learner
         return Theta(
             list(learner.trainable_variables), self.parameters, self.scales
         )
 
     def theta(self):
-        """The values of θ, a `Theta` of tensors."""
+        """Returns the values of θ, a `Theta` of tensors."""
         return tf.nest.map_structure(
             lambda variable: tf.convert_to_tensor(variable.value),
             self.variables(),
         )
 
     def statistics_values(self):
-        """The values of the per-step statistics, by position in the state."""
+        """Returns the per-step statistics, by position in the state."""
         return {
             i: tf.convert_to_tensor(variable.value)
             for i, variable in self.statistics.items()
@@ -150,14 +152,14 @@ class MetaState:
         support_loss=None,
         inner_batch_size=None,
     ):
-        """A `TaskLearner` of the model's settings as they are now.
+        """Returns a `TaskLearner` with the current settings of the model.
 
         Args:
-            training: bool, what the learner's layers are told.
-            steps: int, the inner steps. Defaults to `inner_steps` if
-                `training`, and to `evaluation_steps` otherwise.
+            training: bool, the `training` argument of the learner.
+            steps: int, the number of inner steps. Defaults to `inner_steps`
+                if `training`, and to `evaluation_steps` otherwise.
             support_y: tensor, the support targets of the meta-batch, needed
-                for heads from prototypes.
+                if the head starts from prototypes.
             support_loss: function, see `TaskLearner`. Defaults to the model's
                 inner loss.
             inner_batch_size: int. Defaults to the model's.
@@ -189,28 +191,30 @@ class MetaState:
     def _build_per_step_norm(self):
         model = self._meta_model
         self.per_step_norm = PerStepNorm(model.learner)
-        rows = max(model.inner_steps, 1)
+        steps = max(model.inner_steps, 1)
 
-        def add(kind, i, first, trainable):
+        def add(name, initializer, trainable):
             return model.add_weight(
-                shape=(rows, *first.shape),
-                initializer=first,
+                shape=(steps, *initializer.shape),
+                initializer=initializer,
                 trainable=trainable,
-                name=f"per_step_{kind}_{i}",
+                name=f"per_step_{name}",
             )
 
         self.scales = [
-            add("scale", i, first, True)
-            for i, first in enumerate(self.per_step_norm.first_scales)
+            add(f"scale_{i}", initializer, True)
+            for i, initializer in enumerate(
+                self.per_step_norm.scale_initializers
+            )
         ]
         statistics = zip(
             self.per_step_norm.statistics,
-            self.per_step_norm.first_statistics,
+            self.per_step_norm.statistic_initializers,
             strict=True,
         )
         self.statistics = {
-            position: add("statistic", i, first, False)
-            for i, (position, first) in enumerate(statistics)
+            position: add(f"statistic_{i}", initializer, False)
+            for i, (position, initializer) in enumerate(statistics)
         }
 
     def _initial_parameters(self):
@@ -232,8 +236,8 @@ def _identities(learner):
     ]
 
 
-class _Array(keras.initializers.Initializer):
-    """An array as it is."""
+class _FromArray(keras.initializers.Initializer):
+    """Initialises a variable with an array."""
 
     def __init__(self, value):
         self.value = value

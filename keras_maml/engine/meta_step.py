@@ -1,4 +1,4 @@
-"""One meta-batch: each task's loss and gradient, and their means."""
+"""The losses and gradients of the tasks of one meta-batch."""
 
 import keras
 import tensorflow as tf
@@ -9,14 +9,15 @@ from keras_maml.engine import learner_state
 
 
 class MetaStep:
-    """What `train_step` and `test_step` compute of one meta-batch.
+    """The computation of `train_step` and `test_step` on one meta-batch.
 
     Args:
         meta_model: a built `MetaModel`.
-        tasks: dict of `"x"` and `"number"`, see `MetaTrainer`.
-        y: the query targets.
-        sample_weight: their weights, or `None`.
-        training: bool.
+        tasks: dict of `"x"`, the inputs of the meta-batch, and `"number"`, the
+            numbers of the tasks.
+        y: structure of tensors, the query targets.
+        sample_weight: the weights of the query targets, or `None`.
+        training: bool. Whether to compute gradients.
     """
 
     def __init__(self, meta_model, tasks, y, sample_weight, training):
@@ -40,13 +41,14 @@ class MetaStep:
     def run(self):
         """Runs all tasks.
 
-        Each task's gradient is taken inside the map over tasks, so that its
-        graph is gone before the next one needs memory.
+        The map over tasks also computes the gradient of each task, so that a
+        task frees its memory before the next task starts.
 
         Returns:
-            A tuple `(y_pred, mean)`: predictions `(T, Q, ...)`, and a dict of
-            means over tasks: `"loss"`, and in training `"gradients"` (a
-            `Theta`) and `"state"`; and `"count"`, the number of tasks.
+            A tuple `(y_pred, mean)`. `y_pred` are the predictions
+            `(T, Q, ...)`. `mean` is a dict of means over tasks: `"loss"`, and
+            in training `"gradients"` (a `Theta`) and `"state"`. It also holds
+            `"count"`, the number of tasks.
         """
         run_task = self._gradient if self._training else self._loss
         (y_pred, masks), mean = self._model.map_tasks(
@@ -55,19 +57,19 @@ class MetaStep:
         functional.set_masks(y_pred, masks)
         mean["count"] = tf.shape(self._tasks["number"])[0]
         if self._training:
-            # The outer loop never moves what each task starts from 0.
+            # Context parameters start from 0 in each task.
             weights = mean["gradients"].weights
             for i in self._task_learner.context:
                 weights[i] = tf.zeros_like(weights[i])
         return y_pred, mean
 
     def _loss(self, task):
-        """One task's outputs, and its loss."""
+        """Returns one task's outputs, and its loss."""
         loss, output = self._query_loss(self._adapt(self._theta, task), task)
         return _outputs(output), {"loss": loss}
 
     def _gradient(self, task):
-        """One task's outputs; its loss, gradients and new state."""
+        """Returns one task's outputs, and its loss, gradients and state."""
         loss, output, gradients = self._state.meta_gradient(
             self._theta,
             lambda theta: self._adapt(theta, task),
@@ -101,20 +103,20 @@ class MetaStep:
         )
 
     def _outer_loss(self, adapted, task):
-        """The loss that the outer loop descends, and the learner's output."""
+        """Returns the loss that the outer loop minimises, and the output."""
         loss, output = self._query_loss(adapted, task)
         if self._step_weights is not None:
-            # The loss after step i was watched before step i + 1.
-            last = [tf.cast(loss, keras.backend.floatx())]
-            losses = tf.concat([adapted.watched[1:], last], 0)
+            # The inner loop watches the loss after step i before step i + 1.
+            last_loss = [tf.cast(loss, keras.backend.floatx())]
+            losses = tf.concat([adapted.watched[1:], last_loss], 0)
             loss = tf.tensordot(self._step_weights, losses, 1)
         return loss, output
 
     def _query_loss(self, adapted, task):
-        """The compiled loss of a task's queries, and the learner's output.
+        """Returns the compiled loss of a task's queries, and the output.
 
-        The learner's own losses are those of the adapted weights. Keras has
-        divided its compiled losses by the number of replicas.
+        Keras divides the compiled loss by the number of replicas, but not the
+        learner's regularisers and `add_loss` terms.
         """
         output = self._task_learner.predict(adapted, task["x"]["query_x"])
         self._state.task_losses = [
@@ -133,7 +135,7 @@ class MetaStep:
         return loss, output
 
     def _weight(self, task):
-        """How much a task counts where its loss is not what is derived."""
+        """Returns the `weight` argument of `MetaGradient`."""
         weights = tf.nest.flatten(task.get("sample_weight"))
         floatx = keras.backend.floatx()
         means = [
@@ -146,12 +148,12 @@ class MetaStep:
 
 
 def number_of_replicas():
-    """The replicas that train in step."""
+    """Returns the number of replicas of the distribution strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def unpack(data):
-    """A meta-batch `(x, y, sample_weight)` in the contract's form."""
+    """Checks a meta-batch, and returns `(x, y, sample_weight)`."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     x = contract.check_inputs(x)
     y, sample_weight = contract.check_targets(x, y, sample_weight)
@@ -159,5 +161,5 @@ def unpack(data):
 
 
 def _outputs(output):
-    # Where tasks are stacked, their masks would be lost.
+    # Masks are attached to tensors, and stacking tasks makes new tensors.
     return output.outputs, functional.masks(output.outputs)

@@ -1,6 +1,7 @@
-"""How a meta-batch is run: what `fit`, `evaluate` and `predict` call."""
+"""The steps that `fit`, `evaluate` and `predict` call."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,23 +13,31 @@ from keras_maml.engine import learner_state
 from keras_maml.engine import meta_step
 from keras_maml.engine import seeds
 from keras_maml.engine import task_map
+from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
 
 
 class MetaTrainer(keras_internals.AutoJitCompile):
-    """The steps of `MetaModel`, as `Trainer` holds those of `keras.Model`."""
+    """The steps of a `MetaModel`, as `Trainer` has them in Keras."""
 
-    def call(self, inputs, training=False, inner_steps=None):
+    meta_state: MetaState
+
+    def call(
+        self,
+        inputs: dict[str, Any],
+        training: bool = False,
+        inner_steps: int | None = None,
+    ) -> Any:
         """Adapts to each task's support set and predicts its queries.
 
-        Differentiable with respect to θ.
+        The predictions are differentiable with respect to θ.
 
         Args:
             inputs: dict of tensors, the `x` of a meta-batch.
-            training: bool, told to the learner's layers.
-            inner_steps: int, gradient steps on each support set. Defaults to
-                the model's `inner_steps` if `training`, and to its
-                `evaluation_steps` otherwise.
+            training: bool, the `training` argument of the learner.
+            inner_steps: int, the number of gradient steps on each support
+                set. Defaults to the model's `inner_steps` if `training`, and
+                to its `evaluation_steps` otherwise.
 
         Returns:
             The learner's outputs, `(T, Q, ...)`.
@@ -50,7 +59,7 @@ class MetaTrainer(keras_internals.AutoJitCompile):
 
     def train_step(self, data):
         mean, logs = self._step(data, training=True)
-        # In the order in which Keras builds a loaded model's optimizer.
+        # Keras builds the optimizer of a loaded model in this order.
         variables = map(id, tf.nest.flatten(self.meta_state.variables()))
         gradients = dict(
             zip(variables, tf.nest.flatten(mean["gradients"]), strict=True)
@@ -70,8 +79,8 @@ class MetaTrainer(keras_internals.AutoJitCompile):
         return self._step(data, training=False)[1]
 
     def make_train_function(self, force=False):
-        # `fit` begins with this: what `FirstOrderUntil` left behind in one
-        # that was interrupted must not go on in the next.
+        # `fit` calls this first. An interrupted `fit` may have left the
+        # gradient of `FirstOrderUntil`.
         if not force and self.meta_state.meta_gradient_for_now is not None:
             self.meta_state.meta_gradient_for_now = None
             force = True
@@ -79,9 +88,12 @@ class MetaTrainer(keras_internals.AutoJitCompile):
 
     @property
     def losses(self):
-        """The learner's own losses: in a task's step, at its weights."""
-        in_task = self.meta_state.task_losses
-        return super().losses if in_task is None else in_task
+        """The learner's regularisers and `add_loss` terms.
+
+        While a task is traced, these are the losses at its adapted weights.
+        """
+        task_losses = self.meta_state.task_losses
+        return super().losses if task_losses is None else task_losses
 
     def map_tasks(self, fn, tasks, training=False):
         """Runs `fn` on every task of a meta-batch, see `task_map.map_tasks`."""
@@ -96,7 +108,7 @@ class MetaTrainer(keras_internals.AutoJitCompile):
                 jit_compile=self.jit_compile is not False,
             )
 
-        # To compile pays where steps are many and of one size.
+        # Only training has many steps of one size, for which compiling pays.
         if not training or self.task_map == "loop":
             return run(vectorize=False)
         if self.task_map == "vectorized":
@@ -104,18 +116,18 @@ class MetaTrainer(keras_internals.AutoJitCompile):
         if (
             not tasks["number"].shape[0]
             or not task_map.vectorizes(self.learner)
-            # A head whose size is not known before is not for XLA.
+            # XLA needs to know the size of a head.
             or self.head_init is not None
         ):
             return run(vectorize=False)
         try:
             return run(vectorize=True)
         except task_map.VectorizationError:
-            # A loss, a regulariser or an activation of the user's own.
+            # The user's loss, regulariser or activation may be the reason.
             return run(vectorize=False)
 
     def _step(self, data, training):
-        """The means over the tasks of a meta-batch, and the logs."""
+        """Returns the means over the tasks of a meta-batch, and the logs."""
         x, y, sample_weight = meta_step.unpack(data)
         tasks = self._tasks(x)
         if training:
@@ -137,40 +149,40 @@ class MetaTrainer(keras_internals.AutoJitCompile):
             self.optimizer, keras.optimizers.LossScaleOptimizer
         ):
             raise ValueError(
-                "A learner in mixed_float16 needs a scaled loss. Compile with "
-                "`keras.optimizers.LossScaleOptimizer(optimizer)`. "
+                "A learner in `mixed_float16` needs a scaled loss. Compile the "
+                "model with `keras.optimizers.LossScaleOptimizer(optimizer)`. "
                 f"Received: optimizer={self.optimizer!r}"
             )
-        # Before the loss, whose scale is a variable once it is built.
+        # The optimizer's variables include the scale of the loss.
         if not self.optimizer.built:
             _build(self.optimizer, self.trainable_variables)
 
     def _tasks(self, x):
-        """What the map over tasks runs over: inputs, and a number a task."""
+        """Returns the inputs and the numbers of the tasks."""
         if not self.built:
             # `fit` reaches this point without a call of the model.
             self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
         self.meta_state.input_signature = contract.input_signature(
             x, self.learner
         )
-        first = tf.nest.flatten(x)[0]
-        count = first.shape[0] or tf.shape(first)[0]
+        first_input = tf.nest.flatten(x)[0]
+        count = first_input.shape[0] or tf.shape(first_input)[0]
         return {"x": x, "number": seeds.task_numbers(count)}
 
 
 def _build(owner, *args):
-    """Makes the variables of metrics or an optimizer outside the trace.
+    """Builds metrics or an optimizer outside the trace.
 
-    TensorFlow traces a function in which variables were made a second time,
-    which takes as long as the first. A thread of its own is outside, where
-    `tf.init_scope` is not: the trace watches variables made there as well.
-    Under a distribution strategy Keras has built them by now.
+    If a trace makes variables, TensorFlow traces the function a second time.
+    A new thread is outside the trace. `tf.init_scope` would not be, because
+    the trace also watches variables made there.
     """
     if tf.distribute.has_strategy():
+        # Under a strategy, Keras builds both before the trace.
         owner.build(*args)
         return
     with tf.init_scope():
-        # Where the caller's `tf.device`, if any, puts variables.
+        # The new thread would not know the caller's `tf.device`.
         device = tf.zeros([]).device
 
     def build():

@@ -1,4 +1,4 @@
-"""Which statistics batch normalisation layers use."""
+"""Chooses the statistics that batch normalisation layers use."""
 
 import contextlib
 import inspect
@@ -16,9 +16,9 @@ _lock = threading.RLock()
 
 
 def batch_normalization_layers(model):
-    """The `keras.layers.BatchNormalization` layers of `model`, nested ones too.
+    """Returns the `BatchNormalization` layers of `model`, also nested ones.
 
-    Only they choose between the batch's statistics and stored ones.
+    No other Keras layer chooses between batch statistics and stored statistics.
     """
     return [
         layer
@@ -29,29 +29,29 @@ def batch_normalization_layers(model):
 
 @contextlib.contextmanager
 def batch_statistics(layers, use=True, momentum=None):
-    """Makes `layers` use the batch's statistics, or stored ones, when called.
+    """Makes `layers` use batch statistics, or stored statistics.
 
-    In Keras one flag, `training`, switches dropout and the statistics of batch
-    normalisation together. Meta-learning needs them apart: at evaluation
-    dropout is off while the support set's own statistics are in use. The
-    `call` of each layer is replaced on the instance for the length of the
-    block, which spans one call of the learner. Other threads that enter wait;
-    to threads that do not enter, the layers are as they were.
+    In Keras, the flag `training` switches both dropout and the statistics of
+    batch normalisation. Meta-learning needs to switch them separately: in
+    evaluation, dropout is off, but the inner loop uses the statistics of the
+    support set. This context manager replaces the `call` of each layer
+    instance until the block ends. Other threads that enter the block wait. For
+    threads that do not enter it, the layers do not change.
 
     Args:
         layers: list of `BatchNormalization` layers.
-        use: bool. Statistics of the batch (`True`), or stored ones; `None`
-            leaves it to `training`. A layer with `trainable=False` uses stored
-            ones in any case, as always in Keras.
-        momentum: optional float put in the place of each layer's own. With
-            `0.0` the "moving" statistics become those of the batch.
+        use: bool or `None`. `True` means batch statistics, `False` means
+            stored statistics, and with `None` the flag `training` decides. A
+            layer with `trainable=False` always uses stored statistics.
+        momentum: optional float that replaces the momentum of each layer.
+            With `0.0`, the "moving" averages become the batch statistics.
 
     Raises:
         ValueError: if `use` is not `None` and a subclass has a `call` without
             the argument `training`.
     """
     if use is None:
-        # A subclass that nothing is asked of keeps its `call` to itself.
+        # A subclass may have a `call` without `training`; leave it alone.
         layers = [
             layer
             for layer in layers
@@ -72,49 +72,52 @@ def _call_with(layer, use, momentum):
     if use is not None and "training" not in inspect.signature(call).parameters:
         raise ValueError(
             "A subclass of `BatchNormalization` needs a `call` with the "
-            "argument `training`, which chooses its statistics; "
-            '`normalization="moving"` does without. '
+            "argument `training`, which chooses its statistics. Add the "
+            'argument, or use `normalization="moving"`. '
             f"Received: layer {layer.name!r} of {type(layer)}"
         )
     thread = threading.get_ident()
 
     def call_with_statistics(inputs, training=None, mask=None):
         # Keras passes a mask only to a `call` that has the argument.
-        masked = {} if mask is None else {"mask": mask}
+        mask_argument = {} if mask is None else {"mask": mask}
         if threading.get_ident() != thread:
-            return call(layer, inputs, training=training, **masked)
-        batch = training if use is None else use
-        if batch and mask is None and _has_closed_form(layer, inputs):
+            return call(layer, inputs, training=training, **mask_argument)
+        use_batch = training if use is None else use
+        if use_batch and mask is None and _has_closed_form(layer, inputs):
             return _closed_form_call(layer, inputs, momentum)
         return call(
-            _with_momentum(layer, momentum), inputs, training=batch, **masked
+            _with_momentum(layer, momentum),
+            inputs,
+            training=use_batch,
+            **mask_argument,
         )
 
     return call_with_statistics
 
 
 def _with_momentum(layer, momentum):
-    """The layer itself, or a twin that shares all with it but its momentum."""
+    """Returns the layer, or a shallow copy of it with another momentum."""
     if momentum is None:
         return layer
-    twin = object.__new__(type(layer))
-    twin.__dict__.update(layer.__dict__, momentum=momentum)
-    return twin
+    copy = object.__new__(type(layer))
+    copy.__dict__.update(layer.__dict__, momentum=momentum)
+    return copy
 
 
 def _has_closed_form(layer, inputs):
     return (
-        # A subclass may have changed anything.
+        # A subclass may compute something else.
         type(layer) is keras.layers.BatchNormalization
         and layer.trainable
-        # Keras 3.12 and 3.13 have no such attribute.
+        # Keras 3.12 and 3.13 do not have the attribute.
         and not getattr(layer, "renorm", False)
         and layer.axis % len(inputs.shape) == len(inputs.shape) - 1
     )
 
 
 def _closed_form_call(layer, inputs, momentum):
-    """What the layer computes while training, by `batch_norm`."""
+    """Computes what the layer computes in training, with fast derivatives."""
     momentum = layer.momentum if momentum is None else momentum
     x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
 
@@ -124,9 +127,9 @@ def _closed_form_call(layer, inputs, momentum):
     y, mean, variance = batch_norm.batch_normalization(
         x, value(layer.gamma), value(layer.beta), layer.epsilon
     )
-    for average, new in (
+    for average, statistic in (
         (layer.moving_mean, mean),
         (layer.moving_variance, variance),
     ):
-        average.assign(value(average) * momentum + new * (1.0 - momentum))
+        average.assign(value(average) * momentum + statistic * (1.0 - momentum))
     return tf.cast(y, layer.compute_dtype)

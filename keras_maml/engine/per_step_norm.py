@@ -1,4 +1,4 @@
-"""Batch normalisation with statistics and scales of each inner step's own."""
+"""Batch normalisation whose statistics and scales differ by inner step."""
 
 import keras
 import tensorflow as tf
@@ -7,19 +7,19 @@ from keras_maml.engine import normalization
 
 
 class PerStepNorm:
-    """Which of a learner's variables have a value for every inner step.
+    """The variables of a learner that have a value for every inner step.
 
-    The values of all steps are stacked in variables of the `MetaModel`. At
-    step i row i stands in for the layer's own variable; steps beyond the last
-    row use that. The query set is normalised by the row of the step before.
+    Variables of the `MetaModel` stack the values of all steps. In step i, row i
+    replaces the layer's variable. Steps beyond the last row use the last row.
+    The query set uses the row of the last inner step.
 
     Attributes:
         scales: list of ints, positions of the layers' `gamma` and `beta` in
             `learner.trainable_variables`.
-        statistics: list of ints, positions of their moving averages in
+        statistics: list of ints, positions of the layers' moving averages in
             `learner.non_trainable_variables`.
-        first_scales, first_statistics: lists of initializers for their rows,
-            with the `shape` of one.
+        scale_initializers, statistic_initializers: lists of initializers of
+            the stacked variables. Each has the `shape` of one row.
 
     Reference:
         Antoniou et al., 2019, "How to train your MAML", section 4: per-step
@@ -35,58 +35,67 @@ class PerStepNorm:
         ]
 
         def find(variables, names):
-            """Positions in `variables`, and what a row of each starts from."""
-            wanted = {
+            """Returns positions in `variables`, and initializers."""
+            initializers = {
                 id(getattr(layer, name)): getattr(layer, f"{name}_initializer")
                 for layer in layers
                 for name in names
                 if getattr(layer, name) is not None
             }
-            found = [i for i, v in enumerate(variables) if id(v) in wanted]
-            return found, [
-                _Repeated(variables[i], wanted[id(variables[i])]) for i in found
+            positions = [
+                i for i, v in enumerate(variables) if id(v) in initializers
+            ]
+            return positions, [
+                _Repeated(variables[i], initializers[id(variables[i])])
+                for i in positions
             ]
 
-        self.scales, self.first_scales = find(
+        self.scales, self.scale_initializers = find(
             learner.trainable_variables, ("gamma", "beta")
         )
-        self.statistics, self.first_statistics = find(
+        self.statistics, self.statistic_initializers = find(
             learner.non_trainable_variables, ("moving_mean", "moving_variance")
         )
 
     def weights_at(self, step, weights, scales):
-        """`weights` with the scales of a step in their places."""
+        """Returns `weights` with the scales of a step."""
         weights = list(weights)
         for i, stacked in zip(self.scales, scales):
             weights[i] = stacked[_row(step, stacked)]
         return weights
 
     def state_at(self, step, state):
-        """The learner's state with the statistics of a step."""
+        """Returns the learner's state with the statistics of a step."""
         return {
             i: value[_row(step, value)] if i in self.statistics else value
             for i, value in state.items()
         }
 
-    def put_state(self, step, new, state):
-        """The statistics of all steps after one whose own are in `new`."""
+    def put_state(self, step, step_state, state):
+        """Returns the statistics of all steps after an update of one step.
+
+        Args:
+            step: int or integer tensor, the step.
+            step_state: dict, the new state of this step.
+            state: dict, the statistics of all steps before the update.
+        """
         result = {}
         for i in self.statistics:
             stacked = state[i]
-            if i in new:
+            if i in step_state:
                 stacked = tf.tensor_scatter_nd_update(
-                    stacked, [[_row(step, stacked)]], new[i][tf.newaxis]
+                    stacked, [[_row(step, stacked)]], step_state[i][tf.newaxis]
                 )
             result[i] = stacked
         return result
 
 
 class _Repeated(keras.initializers.Initializer):
-    """A variable's value, repeated for every step."""
+    """Repeats the value of a variable for every step."""
 
     def __init__(self, variable, initializer):
         self.shape = tuple(variable.shape)
-        # A learner that `fit` builds has no value yet, only a way to one.
+        # A learner that `fit` builds has no values yet, only initializers.
         self.value = variable.numpy() if tf.executing_eagerly() else initializer
 
     def __call__(self, shape, dtype=None):

@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""The number of processors that this process may use."""
 
 import os
 import pathlib
@@ -7,10 +7,13 @@ _CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_processors() -> int:
-    """Processors that affinity and the cgroup's quota leave to this process.
+    """Returns the number of processors that this process may use.
+
+    The CPU affinity and the quota of the cgroup limit the number. A quota of
+    1.5 processors counts as 2.
 
     Returns:
-        An int of at least 1. A quota of 1.5 processors counts as 2.
+        An int of at least 1.
     """
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
@@ -19,10 +22,10 @@ def available_processors() -> int:
     return max(1, min(count, _quota(count)))
 
 
-def _quota(otherwise):
+def _quota(default):
     try:
         quota, period = _CGROUP_LIMIT.read_text(encoding="utf-8").split()
         return -(-int(quota) // int(period))
     except (OSError, ValueError, ZeroDivisionError):
-        # There is no such file, or it says "max".
-        return otherwise
+        # The file does not exist, or says "max".
+        return default

@@ -1,29 +1,30 @@
-"""Prototypes: the head that a task starts from, computed from its support."""
+"""A head that starts from prototypes, the mean features of the classes."""
 
 import keras
 import tensorflow as tf
 
-# What a class without examples gets: its probability is 0.
+# The bias of a class without examples, whose probability is then 0.
 _NEVER = -1e9
 
 
 def linear_head(features, labels, weight, n_way):
-    """The linear layer that classifies by distance to the classes' means.
+    """Computes a linear layer that classifies by distance to class means.
 
-    With c_k the mean feature of class k, −‖f − c_k‖² is, but for a term that
-    is the same for all classes, 2 c_k · f − ‖c_k‖²: a linear layer.
+    Let c_k be the mean feature of class k. The scores −‖f − c_k‖² equal
+    2 c_k · f − ‖c_k‖² plus a term that is the same for all classes. The latter
+    is a linear layer.
 
     Args:
-        features: tensor `(S, D)`, of a support set.
+        features: tensor `(S, D)`, the features of a support set.
         labels: integer tensor `(S,)` or `(S, 1)`.
-        weight: tensor `(S,)`, how much each example counts, or `None`.
+        weight: tensor `(S,)`, the weight of each example, or `None`.
         n_way: int or integer tensor, the number of classes.
 
     Returns:
         A tuple of the kernel `(D, n_way)` and the bias `(n_way,)`.
 
     Raises:
-        ValueError: if the features or the labels are not of that form.
+        ValueError: if the features or the labels do not have this form.
 
     Reference:
         Snell et al., 2017, "Prototypical Networks for Few-shot Learning",
@@ -31,9 +32,9 @@ def linear_head(features, labels, weight, n_way):
     """
     if not tf.is_tensor(features) or features.shape.rank != 2:
         raise ValueError(
-            '`head_init="prototypes"` needs a learner that gives each example '
-            "one vector of features, (examples, features). Received: outputs "
-            f"{features}"
+            '`head_init="prototypes"` needs a learner that outputs one vector '
+            "of features for each example, (examples, features). "
+            f"Received: outputs={features}"
         )
     if not labels.dtype.is_integer:
         raise ValueError(
@@ -43,10 +44,10 @@ def linear_head(features, labels, weight, n_way):
     if labels.shape.rank != 1 and labels.shape[1:] != [1]:
         raise ValueError(
             '`head_init="prototypes"` needs one label for each example, '
-            "(support,) or (support, 1), and not one-hot ones. Received: "
+            "(support,) or (support, 1), and not one-hot labels. Received: "
             f"support_y of shape {labels.shape}"
         )
-    # The head's weights are no less precise than the others.
+    # The head adapts, so it needs the precision of the learner's weights.
     features = tf.cast(features, keras.backend.floatx())
     members = tf.one_hot(
         tf.reshape(labels, [-1]), n_way, dtype=features.dtype, axis=0
@@ -64,11 +65,11 @@ def linear_head(features, labels, weight, n_way):
 
 
 def apply_head(head, features):
-    """Class scores `(examples, n_way)` by a `linear_head`."""
+    """Returns the class scores `(examples, n_way)` of a `linear_head`."""
     kernel, bias = head
     return tf.cast(features, kernel.dtype) @ kernel + bias
 
 
 def count_classes(labels):
-    """The number of classes of a meta-batch: its largest label plus one."""
+    """Returns the number of classes, the largest label plus one."""
     return tf.reduce_max(tf.cast(labels, tf.int32)) + 1

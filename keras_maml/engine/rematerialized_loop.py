@@ -8,22 +8,24 @@ from keras_maml.exact.gradients import dense_gradients
 
 
 class RematerializedLoop:
-    """Steps of which a derivative keeps nothing but what each began with.
+    """A loop whose backward pass computes each step again.
 
-    On the way back each step is computed again from its beginning, and derived
-    at once: memory is that of one step. Both ways are loops over dense
-    tensors, which XLA can compile and `tf.vectorized_map` can vectorize.
+    The forward pass keeps only the carry before each step. The backward pass
+    computes a step again from this carry, and takes its gradient. It therefore
+    needs the memory of one step. Both passes are loops over dense tensors,
+    which XLA can compile and `tf.vectorized_map` can vectorize.
 
     Args:
         step: function `(number, carry, frozen)` that returns
-            `(carry, scalars)`: a structure like `carry`, and a list of tensors.
+            `(carry, scalars)`, where `scalars` is a list of scalar tensors.
+            The backward pass calls `step` again, so random numbers must come
+            from a seed in `carry`.
         start: int, the number of the first step.
         stop: int, the number after the last step.
-        carry: structure of tensors, which goes from step to step.
-        frozen: list of tensors. To derivatives, what else `step` depends on is
-            a constant. `step` is called again on the way back and has to do
-            the same then: random numbers must come from a seed in `carry`.
-        scalar_dtypes: list of dtypes, those of the scalars.
+        carry: structure of tensors that each step passes to the next step.
+        frozen: list of tensors that the steps do not change. Only `carry` and
+            `frozen` get gradients.
+        scalar_dtypes: list with the dtype of each scalar.
     """
 
     def __init__(self, step, start, stop, carry, frozen, scalar_dtypes):
@@ -39,24 +41,23 @@ class RematerializedLoop:
         """Takes the steps.
 
         Returns:
-            A tuple `(carry, columns)`: the carry after the last step, and each
-            of the scalars as a tensor `(stop - start,)`.
+            A tuple `(carry, columns)`: the carry after the last step, and for
+            each scalar a tensor `(stop - start,)` with its values.
         """
         width = len(self._carry)
 
         @tf.custom_gradient
         def loop(*arguments):
             frozen = list(arguments[width:])
-            carry, kept, columns = self._forward(arguments[:width], frozen)
+            carry, carries, columns = self._forward(arguments[:width], frozen)
 
             def gradient(*d_outputs, variables=None):
-                # Those of weights that are looked up come as sparse ones.
+                # The gradients of embeddings are sparse.
                 d_outputs = [tf.convert_to_tensor(d) for d in d_outputs]
                 gradients = self._backward(
-                    frozen, kept, d_outputs[:width], d_outputs[width:]
+                    frozen, carries, d_outputs[:width], d_outputs[width:]
                 )
-                # Variables that were read, those of frozen layers, are
-                # constants.
+                # The variables of frozen layers get no gradients.
                 if variables:
                     return gradients, [None] * len(variables)
                 return gradients
@@ -68,40 +69,44 @@ class RematerializedLoop:
         return carry, list(outputs[width:])
 
     def _forward(self, carry, frozen):
-        """The carry after all steps, what each began with, and the scalars."""
-        call = _out_of_line(self._flat_step)
+        """Returns the last carry, the carries before each step, the columns."""
+        flat_step = _out_of_line(self._flat_step)
         width = len(self._carry)
 
-        def body(i, carry, kept, columns):
-            kept = [_put(k, i, t) for k, t in zip(kept, carry)]
-            outputs = call(self._start + i, carry, frozen)
+        def body(i, carry, carries, columns):
+            carries = [
+                _set_row(stacked, i, tensor)
+                for stacked, tensor in zip(carries, carry)
+            ]
+            outputs = flat_step(self._start + i, carry, frozen)
             columns = [
-                _put(column, i, scalar)
+                _set_row(column, i, scalar)
                 for column, scalar in zip(columns, outputs[width:])
             ]
-            return i + 1, outputs[:width], kept, columns
+            return i + 1, outputs[:width], carries, columns
 
         carry = list(carry)
-        _, carry, kept, columns = self._loop(
+        _, carry, carries, columns = self._loop(
             body,
             carry,
             [_stacked_zeros(self._count, t) for t in carry],
             [tf.zeros([self._count], dtype) for dtype in self._scalar_dtypes],
         )
-        return carry, kept, columns
+        return carry, carries, columns
 
-    def _backward(self, frozen, kept, d_carry, d_columns):
-        """Gradients for the carry and for `frozen`, by steps from the last."""
-        call = _out_of_line(self._derived_step)
+    def _backward(self, frozen, carries, d_carry, d_columns):
+        """Returns the gradients for the first carry and for `frozen`."""
+        step_gradients = _out_of_line(self._step_gradients)
         floating = [t.dtype.is_floating for t in self._carry]
 
         def body(i, d_carry, d_frozen):
-            back = self._count - 1 - i
-            d_carry, d_step = call(
-                self._start + back,
-                [k[back] for k in kept],
+            # From the last step to the first.
+            row = self._count - 1 - i
+            d_carry, d_step = step_gradients(
+                self._start + row,
+                [stacked[row] for stacked in carries],
                 frozen,
-                [*d_carry, *(d[back] for d in d_columns)],
+                [*d_carry, *(d_column[row] for d_column in d_columns)],
             )
             return i + 1, d_carry, [a + b for a, b in zip(d_frozen, d_step)]
 
@@ -110,9 +115,12 @@ class RematerializedLoop:
             [d for d, is_float in zip(d_carry, floating) if is_float],
             [tf.zeros_like(t) for t in frozen],
         )
-        of_floats = iter(d_carry)
+        float_gradients = iter(d_carry)
         return (
-            *(next(of_floats) if is_float else None for is_float in floating),
+            *(
+                next(float_gradients) if is_float else None
+                for is_float in floating
+            ),
             *d_frozen,
         )
 
@@ -122,23 +130,23 @@ class RematerializedLoop:
         flat = [tf.convert_to_tensor(t) for t in tf.nest.flatten(carry)]
         return [*flat, *scalars]
 
-    def _derived_step(self, number, flat_carry, frozen, d_outputs):
-        # Tensors of their own: one that comes twice among the arguments would
-        # get its whole derivative each time.
+    def _step_gradients(self, number, flat_carry, frozen, d_outputs):
+        # Copies, because a tensor that is passed twice would get the sum of
+        # both gradients each time.
         flat_carry = [tf.identity(t) for t in flat_carry]
         frozen = [tf.identity(t) for t in frozen]
-        moving = [t for t in flat_carry if t.dtype.is_floating]
-        sources = moving + frozen
+        float_carry = [t for t in flat_carry if t.dtype.is_floating]
+        sources = float_carry + frozen
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
             outputs = self._flat_step(number, flat_carry, frozen)
         gradients = dense_gradients(
             tape,
-            [o for o in outputs if o.dtype.is_floating],
+            [output for output in outputs if output.dtype.is_floating],
             sources,
             output_gradients=d_outputs,
         )
-        return gradients[: len(moving)], gradients[len(moving) :]
+        return gradients[: len(float_carry)], gradients[len(float_carry) :]
 
     def _loop(self, body, *variables):
         return tf.while_loop(
@@ -150,8 +158,8 @@ class RematerializedLoop:
         )
 
 
-# Out of line: TensorFlow's memory optimiser, which sees only what is inlined,
-# breaks large sums in a loop ("tmp_var ... already exists").
+# Not inlined, because TensorFlow's memory optimiser breaks large sums that are
+# inlined in a loop ("tmp_var ... already exists").
 _out_of_line = functools.partial(
     tf.function,
     autograph=False,
@@ -160,13 +168,13 @@ _out_of_line = functools.partial(
 
 
 def _stacked_zeros(count, row):
-    """Zeros: a row of the shape of `row` for each step."""
+    """Returns zeros of the shape `(count, *row.shape)`."""
     shape = row.shape if row.shape.is_fully_defined() else tf.shape(row)
     zeros = tf.zeros(tf.concat([[count], shape], 0), row.dtype)
     return tf.ensure_shape(zeros, [count, *row.shape])
 
 
-def _put(tensor, i, row):
+def _set_row(tensor, i, row):
     return tf.tensor_scatter_nd_update(
         tensor, tf.reshape(i, [1, 1]), row[tf.newaxis]
     )

@@ -1,18 +1,19 @@
-"""Random numbers inside the learner: none is drawn twice.
+"""Seeds for the learner, so that it never draws the same numbers twice.
 
-The seeds of a learner's generators are part of its state. Each draw moves the
-second number of a seed on by one, so two seeds whose first numbers are equal
-may meet. Hence tasks, and calls beside the inner loop, get both numbers anew.
+The seeds of a learner's generators are part of its state. A seed is two
+numbers, and each draw adds 1 to the second number. Two seeds with the same
+first number could therefore become equal. So each task, and each call outside
+the inner loop, gets two new numbers.
 """
 
 import tensorflow as tf
 
 from keras_maml import keras_internals
 
-# Replicas count their tasks from multiples of this.
+# Each replica numbers its tasks from a multiple of this number.
 _TASKS_OF_A_REPLICA = 2**32
 
-# What `fork` is for.
+# Purposes of `fork`.
 QUERY_WHILE_ADAPTING = 1
 PROTOTYPES = 2
 SUPPORT_STATISTICS = 3
@@ -20,7 +21,7 @@ SUPPORT_AFTER_ADAPTING = 4
 
 
 def seed_positions(learner):
-    """Positions of random seeds among `learner.non_trainable_variables`."""
+    """Returns the positions of seeds in `learner.non_trainable_variables`."""
     seeds = set(map(id, keras_internals.seed_variables(learner)))
     return [
         i
@@ -30,11 +31,10 @@ def seed_positions(learner):
 
 
 def task_numbers(count):
-    """A number for each task of the meta-batch that no replica uses again.
+    """Numbers the tasks of a meta-batch, differently on each replica.
 
     Args:
-        count: int or integer tensor, the tasks of this replica, which may
-            differ from replica to replica.
+        count: int or integer tensor, the number of tasks of this replica.
 
     Returns:
         An int64 tensor `(count,)`.
@@ -46,7 +46,7 @@ def task_numbers(count):
 
 
 def task_seeds(learner, number):
-    """Seeds of one task, so that no two tasks draw the same numbers.
+    """Returns the seeds of one task. No other task draws the same numbers.
 
     Args:
         learner: a built Keras model.
@@ -63,27 +63,27 @@ def task_seeds(learner, number):
 
 
 def fork(learner, state, purpose):
-    """The state for a call whose new state nobody takes over.
+    """Returns the state for a call whose new state is not kept.
 
     Args:
         learner: a built Keras model.
         state: dict, as in `LearnerOutput.state`.
-        purpose: int, one of the constants above, different for each call that
-            may start from the same state.
+        purpose: int, one of the constants above. Calls that start from the
+            same state need different purposes.
 
     Returns:
-        `state` with other seeds in the place of those in it.
+        A copy of `state` with new seeds.
     """
-    seeds = {
+    new_seeds = {
         i: _folded(state[i], tf.constant(purpose, tf.int64))
         for i in seed_positions(learner)
         if i in state
     }
-    return {**state, **seeds}
+    return {**state, **new_seeds}
 
 
-def move_on(learner):
-    """Gives every generator of the learner the seed after its own."""
+def advance(learner):
+    """Advances every seed of the learner by one draw."""
     variables = learner.non_trainable_variables
     for i in seed_positions(learner):
         seed = tf.convert_to_tensor(variables[i].value)
@@ -92,7 +92,7 @@ def move_on(learner):
 
 
 def _folded(seed, number):
-    """A seed of which both numbers depend on `seed` and on `number`."""
+    """Returns a seed whose two numbers depend on `seed` and on `number`."""
     folded = tf.random.experimental.stateless_fold_in(
         tf.cast(seed, tf.int64), number
     )

@@ -13,8 +13,7 @@ from keras_maml.engine.inner_loop import UNROLLED_STEPS
 from keras_maml.engine.inner_loop import inner_loop
 from keras_maml.engine.support_loss import SupportLoss
 
-# float16 ends at 65504 and loses what is below 6e-8. A fixed scale, unlike the
-# outer loop's: an overflow here would reach the state that tasks hand on.
+# The scale of support losses in float16, which rounds numbers below 6e-8 to 0.
 _HALF_SCALE = 1024.0
 
 
@@ -22,19 +21,21 @@ class TaskLearner:
     """Pure functions of θ, for one task at a time.
 
     Args:
-        meta_model: a `MetaModel`, whose settings they follow.
+        meta_model: a `MetaModel`, which gives the settings.
         support_loss: function `(y_true, y_pred, weight)`, see
             `inner_loss.resolve`.
-        steps: int, the gradient steps of the inner loop.
-        training: bool, what the learner's layers are told.
-        inner_batch_size: int, the support examples of a step, or `None`.
-        n_way: int or tensor, the classes of a head that starts from
-            prototypes; `None` if the learner has a head of its own.
+        steps: int, the number of gradient steps of the inner loop.
+        training: bool, the `training` argument of the learner.
+        inner_batch_size: int, the number of support examples of a step, or
+            `None` for all.
+        n_way: int or tensor, the number of classes of a head that starts from
+            prototypes. `None` if the learner includes the head.
 
     Attributes:
         learner, support_loss, steps: see above.
-        positions: list of ints, which trainable variables adapt.
-        context: list of ints, which of them are context parameters.
+        positions: list of ints, the trainable variables that adapt.
+        context: list of ints, the trainable variables that are context
+            parameters.
         support_term: function, see `MetaGradient.support_term`, or `None`.
     """
 
@@ -62,15 +63,15 @@ class TaskLearner:
         self._inner_batch_size = inner_batch_size
         self._n_way = n_way
         self._training = training
-        half = learner_checks.is_half(self.learner)
-        self._loss_scale = _HALF_SCALE if half else 1.0
+        is_half = learner_checks.is_half(self.learner)
+        self._loss_scale = _HALF_SCALE if is_half else 1.0
         self._batch_norms = normalization_lib.batch_normalization_layers(
             self.learner
         )
 
     @property
     def batch_statistics(self):
-        """What to force on batch normalisation; `None` leaves it to Keras."""
+        """The argument `use` of `normalization.batch_statistics`."""
         return None if self._normalization == "moving" else True
 
     def adapt(
@@ -88,15 +89,15 @@ class TaskLearner:
         Args:
             theta: a `Theta` of tensors.
             task: dict of `"x"`, the inputs of one task, and optionally
-                `"number"`, its number in the meta-batch, from which the task
-                gets random seeds of its own.
+                `"number"`, the number of the task, which determines its
+                random seeds.
             second_order: bool, as in `inner_loop`.
-            rematerialize: bool. Whether a derivative computes each inner step
-                anew.
-            derive_data: bool. Whether the support data are to be derived for,
-                not θ alone.
-            watch: optional function of the `AdaptedTask` before each step but
-                the first, that returns a scalar.
+            rematerialize: bool. Whether the backward pass computes each inner
+                step again.
+            derive_data: bool. Whether the support data need gradients, and
+                not only θ.
+            watch: optional function `(adapted)` that returns a scalar. It gets
+                the `AdaptedTask` before each step but the first.
 
         Returns:
             An `AdaptedTask`.
@@ -131,7 +132,7 @@ class TaskLearner:
             self.steps, adapted.weights, adapted.state, loss.frozen
         )
         return task_at_end._replace(
-            support_loss=lambda weights: loss.of_the_whole_set(
+            support_loss=lambda weights: loss.on_whole_support_set(
                 weights, adapted.state
             ),
             watched=adapted.watched,
@@ -139,25 +140,27 @@ class TaskLearner:
         )
 
     def predict(self, adapted, query_x):
-        """The adapted learner's `LearnerOutput` on queries."""
-        # The query set belongs to the inner step that was the last.
+        """Returns the adapted learner's `LearnerOutput` on queries."""
+        # The query set uses the per-step values of the last inner step.
         step = tf.maximum(adapted.step - 1, 0)
         if self._normalization == "per_step":
-            # The batch's while training, those of the step otherwise.
+            # In training batch statistics, else the statistics of the step.
             return self.call(adapted, step, query_x, None)
         if self._normalization != "support" or not self._batch_norms:
             return self.call(adapted, step, query_x, self.batch_statistics)
-        stored = self._support_statistics(adapted)
-        with_stored = adapted._replace(state={**adapted.state, **stored})
-        output = self.call(with_stored, step, query_x, False)
-        # The averages that the inner loop updated must survive the statistics
-        # that stood in for them here.
-        kept = {i: v for i, v in adapted.state.items() if i in stored}
-        other = {i: v for i, v in output.state.items() if i not in stored}
-        return output._replace(state={**other, **kept})
+        statistics = self._support_statistics(adapted)
+        with_statistics = adapted._replace(
+            state={**adapted.state, **statistics}
+        )
+        output = self.call(with_statistics, step, query_x, False)
+        # To keep the moving averages of the inner loop, not the statistics
+        # that replaced them in this call.
+        averages = {i: v for i, v in adapted.state.items() if i in statistics}
+        state = {i: v for i, v in output.state.items() if i not in statistics}
+        return output._replace(state={**state, **averages})
 
     def values(self, adapted):
-        """What an ordinary copy of the learner needs to predict as adapted.
+        """Returns the values of the learner's variables in an adapted copy.
 
         Returns:
             A dict from the `id` of a variable of the learner to its value.
@@ -179,13 +182,14 @@ class TaskLearner:
         return values
 
     def call(self, task, step, x, use_batch_statistics):
-        """Calls the learner as it is in a task.
+        """Calls the learner with the weights and the state of a task.
 
         Args:
             task: an `AdaptedTask`.
-            step: int or integer tensor, whose per-step values are used.
+            step: int or integer tensor, the step whose per-step values the
+                learner uses.
             x: the input of the learner.
-            use_batch_statistics: bool or `None`, see
+            use_batch_statistics: bool or `None`, the argument `use` of
                 `normalization.batch_statistics`.
 
         Returns:
@@ -203,9 +207,9 @@ class TaskLearner:
                 self.learner, weights, state, x, training=self._training
             )
         if per_step is not None:
-            # A task that is not trained on leaves the averages alone.
-            new = output.state if self._training else {}
-            stacked = per_step.put_state(step, new, task.state)
+            # As in Keras, only training updates the moving averages.
+            step_state = output.state if self._training else {}
+            stacked = per_step.put_state(step, step_state, task.state)
             output = output._replace(state={**output.state, **stacked})
         if task.head:
             output = output._replace(
@@ -214,27 +218,27 @@ class TaskLearner:
         return output
 
     def inner_batch(self, number, support):
-        """The support examples of one inner step: the next ones, in turn."""
+        """Returns the support examples of one inner step, in turn."""
         if self._inner_batch_size is None:
             return support
-        first = tf.nest.flatten(support)[0]
-        count = first.shape[0]
+        first_array = tf.nest.flatten(support)[0]
+        count = first_array.shape[0]
         if count is not None and count <= self._inner_batch_size:
             return support
-        count = tf.shape(first)[0]
+        count = tf.shape(first_array)[0]
         size = tf.minimum(self._inner_batch_size, count)
         rows = (number * size + tf.range(size)) % count
         return tf.nest.map_structure(lambda t: tf.gather(t, rows), support)
 
     def _task_start(self, theta):
-        """θ with the context parameters at 0, where every task starts."""
+        """Returns θ with all context parameters set to 0."""
         weights = list(theta.weights)
         for i in self.context:
             weights[i] = tf.zeros_like(weights[i])
         return theta._replace(weights=weights)
 
     def _first_head(self, theta, state, support):
-        """The head that prototypes of the support set make, if wanted."""
+        """Returns the head made from prototypes, or `()` without prototypes."""
         if self._n_way is None:
             return ()
         task = AdaptedTask(
@@ -257,11 +261,11 @@ class TaskLearner:
         )
 
     def _support_statistics(self, adapted):
-        """Statistics of the support set under the adapted weights.
+        """Computes statistics of the support set under the adapted weights.
 
         Returns:
-            A state dict that holds them as the "moving" statistics of every
-            batch normalisation layer in use.
+            A state dict with the statistics in the place of the moving
+            averages of each batch normalisation layer that was called.
         """
         if not self._batch_norms:
             return {}
@@ -286,6 +290,6 @@ class TaskLearner:
         return {
             i: state[i]
             for i, variable in enumerate(self.learner.non_trainable_variables)
-            # A layer that was not called has none.
+            # A layer that was not called has no statistics.
             if id(variable) in statistics and i in state
         }

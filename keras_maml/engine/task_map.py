@@ -1,4 +1,4 @@
-"""How the tasks of a meta-batch are executed."""
+"""Runs the tasks of a meta-batch."""
 
 import operator
 
@@ -13,20 +13,22 @@ MODES = ("auto", "loop", "vectorized")
 
 
 def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
-    """Sets TensorFlow's CPU threads for many small tasks side by side.
+    """Sets TensorFlow's CPU threads for many small tasks at the same time.
 
-    By default TensorFlow splits every operation over all cores. The operations
-    of one task are too small for that: it is faster to give each core a task
-    of its own. This changes the whole process, hence an explicit call.
+    By default, TensorFlow splits every operation over all cores. The operations
+    of one task are too small for that. It is faster to run one task on each
+    core. The setting applies to the whole process, so the library does not
+    change it by itself.
 
     Args:
-        intra_op: int, threads within one operation. Defaults to `1`.
-        inter_op: int, operations at the same time. Defaults to the number of
-            processors that this process may use.
+        intra_op: int, the number of threads within one operation. Defaults to
+            `1`.
+        inter_op: int, the number of operations at the same time. Defaults to
+            the number of processors that this process may use.
 
     Raises:
-        RuntimeError: from TensorFlow, if it has started already. Call this
-            before anything else, even before a model is made.
+        RuntimeError: from TensorFlow, if it has already started. Call this
+            function before anything else, even before you make a model.
 
     Example:
 
@@ -44,27 +46,26 @@ def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
 
 
 class VectorizationError(ValueError):
-    """An operation that cannot be computed for all tasks as one."""
+    """Raised for an operation that cannot be vectorized over tasks."""
 
 
 def vectorizes(learner):
-    """Whether all tasks of `learner` are better computed as one.
+    """Returns whether `learner` is faster if tasks run as one program.
 
-    One program pays where a task's operations are so small that calling them
-    costs more than what they do: few weights, in dense layers and others as
-    light. Convolutions with a kernel for each task would not become one
-    operation.
+    A vectorized program calls each operation once for all tasks. This is faster
+    if a call takes longer than the computation, as in small dense layers.
+    TensorFlow cannot vectorize convolutions with one kernel per task.
     """
     return _is_light(learner) and learner.count_params() <= _MAX_WEIGHTS
 
 
 def _is_light(learner):
-    # Subclasses, whose `call` may do anything, are none of these.
+    # The `call` of a subclass may do anything.
     if type(learner) is keras.Sequential:
         return all(_is_light(layer) for layer in learner.layers)
     if isinstance(learner, keras.Function) and isinstance(learner, keras.Model):
-        functional = type(learner).__module__.partition(".")[0] == "keras"
-        return functional and all(_is_light(op) for op in learner.operations)
+        is_from_keras = type(learner).__module__.partition(".")[0] == "keras"
+        return is_from_keras and all(map(_is_light, learner.operations))
     return type(learner) in _VECTORIZED_LAYERS
 
 
@@ -89,43 +90,42 @@ _VECTORIZED_LAYERS = frozenset(
     }
 )
 
-# Above it, the work of a task outweighs the calls.
+# A learner with more weights computes longer than it calls operations.
 _MAX_WEIGHTS = 1_000_000
 
-# Tasks that are computed as one: enough for the work to outweigh the calls,
-# and so few that memory does not grow with the meta-batch.
+# The number of tasks in a chunk. The minimum makes a chunk worth its calls, and
+# the maximum limits memory.
 _MIN_CHUNK = 4
 _MAX_CHUNK = 32
 
 
 def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
-    """Runs `fn` on every task; memory does not grow with their number.
+    """Runs `fn` on every task. Memory does not grow with the number of tasks.
 
-    `parallelism` tasks, or chunks of tasks, need memory at the same time. What
-    should not grow with the meta-batch (gradients above all) is summed as the
-    loop goes and never stacked. Sums are taken in a fixed order, so the result
-    does not depend on scheduling.
+    Up to `parallelism` tasks, or chunks of tasks, use memory at the same time.
+    The loop stacks the first result of `fn`, and sums the second result, such
+    as gradients. It adds in a fixed order, so scheduling does not change the
+    result.
 
     Args:
         fn: function of one task, a structure of tensors without the task
-            axis. Returns `(each, summed)`, two structures of tensors.
+            axis. It returns `(each, summed)`, two structures of tensors.
         tasks: structure of tensors of shape `(tasks, ...)`.
-        parallelism: int, how many tasks may run at the same time.
-        vectorize: bool. Whether the tasks of a chunk are computed as one;
-            `parallelism` chunks may then run at the same time. The number of
-            tasks must be known. Without effect in eager execution.
+        parallelism: int, the number of tasks that may run at the same time.
+        vectorize: bool. Whether the tasks of a chunk run as one program. Then
+            `parallelism` chunks may run at the same time, and the number of
+            tasks must be known. Has no effect in eager execution.
         jit_compile: bool. Whether XLA compiles the chunks.
 
     Returns:
-        A tuple `(each, mean)`: the first structure stacked along a new task
-        axis, and the mean over tasks of the second.
+        A tuple `(each, mean)`: the first results stacked along a new task
+        axis, and the mean over tasks of the second results.
 
     Raises:
-        VectorizationError: if `fn` holds an operation that cannot be
-            vectorized or compiled, or the number of tasks is unknown.
+        VectorizationError: if `fn` has an operation that cannot be
+            vectorized or compiled, or if the number of tasks is unknown.
     """
-    first = tf.nest.flatten(tasks)[0]
-    count = tf.shape(first)[0]
+    count = tf.shape(tf.nest.flatten(tasks)[0])[0]
     if tf.executing_eagerly():
         each, total = _unrolled(fn, tasks, int(count))
     elif vectorize:
@@ -140,48 +140,50 @@ def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
 
 
 def _unrolled(fn, tasks, count):
-    each = []
+    results = []
     total = None
     for i in range(count):
         task = tf.nest.map_structure(operator.itemgetter(i), tasks)
-        one_each, one = fn(task)
-        each.append(one_each)
-        total = one if i == 0 else tf.nest.map_structure(tf.add, total, one)
-    return tf.nest.map_structure(lambda *t: tf.stack(t), *each), total
+        each, summed = fn(task)
+        results.append(each)
+        total = (
+            summed if i == 0 else tf.nest.map_structure(tf.add, total, summed)
+        )
+    return tf.nest.map_structure(lambda *t: tf.stack(t), *results), total
 
 
 def _chunks(fn, tasks, parallelism, jit_compile):
-    """A loop over chunks of tasks, each of them one vectorized program."""
+    """Runs chunks of tasks, each chunk as one vectorized program."""
     count = tf.nest.flatten(tasks)[0].shape[0]
     if not count:
         raise VectorizationError(
             '`task_map="vectorized"` needs a known number of tasks. Batch them '
-            "with `drop_remainder=True`. Received: a meta-batch of shape "
+            "with `drop_remainder=True`. Received: x of shape "
             f"{tf.nest.flatten(tasks)[0].shape}"
         )
-    # Equal chunks: one program serves them all. The last one is filled up
-    # with copies of the last task, which do not count.
+    # All chunks have one size, so that one program serves all of them. Copies
+    # of the last task, which do not count, fill the last chunk.
     chunks, size = _chunk_sizes(count, parallelism)
-    filled = chunks * size
-    index = [min(i, count - 1) for i in range(filled)]
+    padded_count = chunks * size
+    index = [min(i, count - 1) for i in range(padded_count)]
 
     def split(tensor):
-        if filled != count:
+        if padded_count != count:
             tensor = tf.gather(tensor, index)
         shape = tf.concat([[chunks, size], tf.shape(tensor)[1:]], 0)
         parts = tf.reshape(tensor, shape)
         return tf.ensure_shape(parts, [chunks, size, *tensor.shape[1:]])
 
     def join(tensor):
-        shape = tf.concat([[filled], tf.shape(tensor)[2:]], 0)
+        shape = tf.concat([[padded_count], tf.shape(tensor)[2:]], 0)
         joined = tf.reshape(tensor, shape)[:count]
         return tf.ensure_shape(joined, [count, *tensor.shape[2:]])
 
-    counts = tf.reshape(tf.range(filled) < count, [chunks, size])
+    counts = tf.reshape(tf.range(padded_count) < count, [chunks, size])
     parts = {"tasks": tf.nest.map_structure(split, tasks), "counts": counts}
     run = _chunk_program(fn, parts, jit_compile)
     if chunks <= parallelism:
-        # All at once, without the loop.
+        # All chunks run at the same time, so no loop limits them.
         each, total = _unrolled(run, parts, chunks)
     else:
         each, total = _while_loop(run, parts, parallelism)
@@ -189,7 +191,7 @@ def _chunks(fn, tasks, parallelism, jit_compile):
 
 
 def _chunk_program(fn, parts, jit_compile):
-    """A function of one chunk: `fn` for all its tasks as one."""
+    """Returns a function that runs `fn` on all tasks of a chunk."""
 
     def run(chunk):
         try:
@@ -206,15 +208,15 @@ def _chunk_program(fn, parts, jit_compile):
 
     program = tf.function(run, autograph=False, jit_compile=jit_compile)
     if jit_compile:
-        # XLA would say so only when it compiles, in the first step.
+        # XLA would not raise before it compiles, in the first step.
         spec = tf.nest.map_structure(
             lambda t: tf.TensorSpec(t.shape[1:], t.dtype), parts
         )
-        missing = keras_internals.operations_without_xla(
+        operations = keras_internals.operations_without_xla(
             program.get_concrete_function(spec)
         )
-        if missing:
-            raise _unvectorized(f"XLA has no kernel for {missing}")
+        if operations:
+            raise _unvectorized(f"XLA has no kernel for {operations}")
     return program
 
 
@@ -227,14 +229,14 @@ def _unvectorized(reason):
 
 
 def _sum_of_counted(tensor, counts):
-    """The sum over a chunk's tasks, without the copies that fill it up."""
-    ones = tf.cast(counts, tensor.dtype)
-    ones = tf.reshape(ones, [-1] + [1] * (tensor.shape.rank - 1))
-    return tf.reduce_sum(tensor * ones, 0)
+    """Returns the sum over a chunk's tasks, without the copies."""
+    weights = tf.cast(counts, tensor.dtype)
+    weights = tf.reshape(weights, [-1] + [1] * (tensor.shape.rank - 1))
+    return tf.reduce_sum(tensor * weights, 0)
 
 
 def _chunk_sizes(count, parallelism):
-    """How many chunks, and how many tasks in each."""
+    """Returns the number of chunks, and the number of tasks in each chunk."""
     chunks = max(
         min(parallelism, -(-count // _MIN_CHUNK)), -(-count // _MAX_CHUNK)
     )
@@ -242,8 +244,7 @@ def _chunk_sizes(count, parallelism):
 
 
 def _while_loop(fn, tasks, parallelism):
-    # Traced once, as a function of its own, so that the shapes and dtypes of
-    # the results are known before the loop that accumulates them is built.
+    # The loop needs the shapes and dtypes of the results before it is built.
     task_spec = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape[1:], t.dtype), tasks
     )
@@ -257,12 +258,12 @@ def _while_loop(fn, tasks, parallelism):
 
     def body(i, arrays, total):
         task = tf.nest.pack_sequence_as(tasks, [t[i] for t in flat_tasks])
-        each, one = fn(task)
+        each, summed = fn(task)
         arrays = [
             array.write(i, value)
             for array, value in zip(arrays, tf.nest.flatten(each))
         ]
-        total = [a + b for a, b in zip(total, tf.nest.flatten(one))]
+        total = [a + b for a, b in zip(total, tf.nest.flatten(summed))]
         return i + 1, arrays, total
 
     _, arrays, total = tf.while_loop(

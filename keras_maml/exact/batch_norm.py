@@ -1,9 +1,9 @@
 """Batch normalisation as one operation, with derivatives in closed form.
 
-Left to automatic differentiation, the formula of batch normalisation takes
-dozens of passes over the activations in a second derivative. TensorFlow has
-fast kernels for it and for its first derivative, but no exact second one. Here
-the kernels do the work, and the second derivative is written out.
+Automatic differentiation of the formula needs dozens of passes over the
+activations for a second derivative. TensorFlow has fast kernels for batch
+normalisation and its first derivative, but no exact second derivative. This
+module uses the kernels, and computes the second derivative by its formula.
 """
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ import tensorflow as tf
 def batch_normalization(x, gamma, beta, epsilon):
     """Normalises over all axes but the last.
 
-    Exactly differentiable any number of times, the statistics included.
+    The result and the statistics have exact derivatives of any order.
 
     Args:
         x: float tensor `(..., C)`.
@@ -21,16 +21,17 @@ def batch_normalization(x, gamma, beta, epsilon):
         epsilon: float, added to the variance.
 
     Returns:
-        A tuple `(y, mean, variance)`; the statistics are `(C,)`, the variance
-        that of the batch itself (divided by the number of elements).
+        A tuple `(y, mean, variance)`. The statistics have the shape `(C,)`.
+        The variance is biased: the divisor is the number of elements.
 
     Reference:
-        Ioffe and Szegedy, 2015, Algorithm 1. The derivatives, with m the mean
-        over the elements of a channel, r = (variance + ε)^(−1/2), x̂ = (x −
-        mean) r and the projection P(v) = v − m(v) − x̂ m(v x̂):
+        Ioffe and Szegedy, 2015, Algorithm 1. The derivatives below use m for
+        the mean over the elements of a channel, r = (variance + ε)^(−1/2),
+        x̂ = (x − mean) r and the projection P(v) = v − m(v) − x̂ m(v x̂).
 
-        - gradient: dx = γ r P(dy), dγ = Σ dy x̂, dβ = Σ dy;
-        - its own gradient, for the cotangents (u, a, b) of (dx, dγ, dβ):
+        - The gradient is dx = γ r P(dy), dγ = Σ dy x̂, dβ = Σ dy.
+        - The gradient of this gradient, for the cotangents (u, a, b) of
+          (dx, dγ, dβ), is
           dy ← γ r P(u) + a x̂ + b, γ ← r Σ u P(dy), and
           x ← a r P(dy) − γ r² (m(u P(dy)) x̂ + m(dy x̂) P(u) + m(u x̂) P(dy)).
     """
@@ -42,7 +43,7 @@ def batch_normalization(x, gamma, beta, epsilon):
     shape = tf.shape(x)
     static_shape = x.shape
     if static_shape.rank not in (2, 4):
-        # What the kernels take.
+        # The code below takes only ranks 2 and 4.
         x = tf.reshape(x, [-1, 1, shape[-2], channels])
     y, mean, variance = _normalize(x, gamma, beta, epsilon)
     if static_shape.rank not in (2, 4):
@@ -51,8 +52,8 @@ def batch_normalization(x, gamma, beta, epsilon):
 
 
 def _normalize(x, gamma, beta, epsilon):
-    # What a further derivative needs is an argument and not a closure, so that
-    # each call has its own.
+    # All that a derivative needs is an argument, because a closure would be the
+    # same in each call.
     @tf.custom_gradient
     def normalized(x, gamma, beta, y, mean, variance, *saved):
         def gradient(dy):
@@ -67,8 +68,8 @@ def _normalize(x, gamma, beta, epsilon):
             statistics = (mean, variance, *saved)
             count = _count(x)
             r = tf.math.rsqrt(variance + epsilon)
-            # The call again, rather than its values, is what makes a third
-            # derivative see them; compiled, the two are one.
+            # Called again, so that a third derivative goes through it. A
+            # graph merges both calls.
             _, dy_x, dy_sum = backward(x, gamma, dy, *statistics)
             projected, u_x, u_sum = backward(x, gamma, u, *statistics)
             p, q = u_x / count, dy_x / count
@@ -76,12 +77,14 @@ def _normalize(x, gamma, beta, epsilon):
             m_uy = channel_sum(u * dy) / count
             covariance = m_uy - m_u * m_dy - p * q
             g = gamma * r * r
-            of_u = -g * q
-            of_dy = a * r - g * p
-            of_x = r * (2.0 * g * p * q - g * covariance - a * r * q)
-            constant = -of_u * m_u - of_dy * m_dy
+            factor_u = -g * q
+            factor_dy = a * r - g * p
+            factor_x = r * (2.0 * g * p * q - g * covariance - a * r * q)
+            constant = -factor_u * m_u - factor_dy * m_dy
             return (
-                of_u * u + of_dy * dy + _affine(x, mean, of_x, constant),
+                factor_u * u
+                + factor_dy * dy
+                + _affine(x, mean, factor_x, constant),
                 r * count * covariance,
                 projected + _affine(x, mean, a * r, b),
                 *_no_gradients(*statistics),
@@ -98,10 +101,11 @@ def _normalize(x, gamma, beta, epsilon):
 
 
 def channel_sum(x):
-    """The sum over all axes but the last.
+    """Returns the sum over all axes but the last.
 
-    On a CPU, of a large tensor, a product with ones is several times as fast
-    as `tf.reduce_sum`. On a GPU it might be rounded (TensorFloat-32).
+    For a large tensor on a CPU, a matrix product with ones is several times as
+    fast as `tf.reduce_sum`. On a GPU, the product could round its inputs
+    (TensorFloat-32).
     """
     if x.shape.rank == 2 or tf.config.list_physical_devices("GPU"):
         return tf.reduce_sum(x, _axes(x))
@@ -112,14 +116,14 @@ def channel_sum(x):
 
 @tf.custom_gradient
 def _affine(x, mean, scale, offset):
-    """`(x - mean) * scale + offset` in one pass."""
+    """Computes `(x - mean) * scale + offset` in one pass."""
 
     def gradient(d_y):
         total = channel_sum(d_y)
         d_scale = channel_sum(d_y * (x - mean))
         return d_y * scale, -total * scale, d_scale, total
 
-    # With this variance the kernel only centers, scales and shifts.
+    # With a variance of `1 - epsilon`, the kernel divides by 1.
     epsilon = 1e-3
     if not _has_kernels(x, epsilon):
         return (x - mean) * scale + offset, gradient
@@ -137,7 +141,7 @@ def _affine(x, mean, scale, offset):
 
 @tf.custom_gradient
 def _statistics(x, mean, variance):
-    """`mean` and `variance`, with the derivatives of those of `x`."""
+    """Returns `mean` and `variance`, differentiable with respect to `x`."""
 
     def gradient(d_mean, d_variance):
         centered = x - _statistics(x, mean, variance)[0]
@@ -156,12 +160,12 @@ def _axes(x):
 
 
 def _count(x):
-    """Elements of a channel."""
+    """Returns the number of elements of a channel."""
     return tf.cast(tf.size(x), x.dtype) / x.shape[-1]
 
 
 def _forward_kernel(x, gamma, beta, epsilon):
-    """Values of `y`, mean and variance, and what the backward kernel needs."""
+    """Returns `y`, mean, variance, and inputs of the backward kernel."""
     if not _has_kernels(x, epsilon):
         mean = tf.reduce_mean(x, _axes(x))
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), _axes(x))
@@ -176,7 +180,7 @@ def _forward_kernel(x, gamma, beta, epsilon):
         epsilon=epsilon,
         is_training=True,
     )
-    # The kernel's is the unbiased estimate.
+    # The kernel returns the unbiased variance.
     count = _count(x)
     variance = output.batch_variance * ((count - 1.0) / count)
     return output.y, output.batch_mean, variance, output[3:]
@@ -204,8 +208,8 @@ def _backward_kernel(x, gamma, dy, mean, variance, saved, epsilon):
 
 
 def _has_kernels(x, epsilon):
-    # Vectors stay with the formula, which can be vectorized over tasks: the
-    # kernels cannot, once each task has a gamma of its own.
-    images = x.shape.rank == 4 and x.dtype == tf.float32
-    # cuDNN replaces a smaller epsilon by one of its own.
-    return images and epsilon >= 1.001e-5
+    # TensorFlow cannot vectorize the kernels over tasks with different gammas,
+    # so vectors use the formula.
+    is_image = x.shape.rank == 4 and x.dtype == tf.float32
+    # cuDNN would use this epsilon in the place of a smaller one.
+    return is_image and epsilon >= 1.001e-5

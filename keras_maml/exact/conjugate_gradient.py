@@ -1,16 +1,16 @@
-"""Solving a linear system by products with its matrix alone."""
+"""Solves a linear system by products with its matrix."""
 
 import tensorflow as tf
 
 
 def conjugate_gradient(product, target, steps):
-    """Solves `product(x) = target`, from 0, in some steps.
+    """Solves `product(x) = target` in some steps, starting from 0.
 
     Args:
-        product: function from a structure of tensors, a vector in pieces, to
-            the product of a symmetric positive definite matrix with it.
+        product: function that multiplies a vector by a symmetric positive
+            definite matrix. The vector is a structure of tensors.
         target: structure of tensors.
-        steps: int. As many as there are unknowns give the exact solution.
+        steps: int. With one step for each unknown, the solution is exact.
 
     Returns:
         A structure like `target`.
@@ -23,7 +23,7 @@ def conjugate_gradient(product, target, steps):
     square = dot(residual, residual)
     for _ in range(steps):
         image = product(direction)
-        # At the solution all of these are 0.
+        # At the solution, both numbers are 0.
         length = tf.math.divide_no_nan(square, dot(direction, image))
         solution = plus(solution, length, direction)
         residual = plus(residual, -length, image)
@@ -35,11 +35,11 @@ def conjugate_gradient(product, target, steps):
 
 
 def dot(a, b):
-    """The inner product of two equal structures of tensors."""
+    """Returns the inner product of two structures of tensors."""
     pairs = zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True)
     return tf.add_n([tf.reduce_sum(x * y) for x, y in pairs])
 
 
 def plus(a, factor, b):
-    """`a + factor * b`, of structures of tensors."""
+    """Returns `a + factor * b` for structures of tensors."""
     return tf.nest.map_structure(lambda x, y: x + factor * y, a, b)

@@ -5,20 +5,19 @@ import math
 import numpy as np
 import tensorflow as tf
 
-# Patches of so many elements or fewer: of larger ones (omni20w1s's second and
-# third layers in `benchmarks`), TensorFlow's own kernel was no slower.
+# The largest number of elements in all patches. For more elements, TensorFlow's
+# kernel was as fast (second and third layer of omni20w1s in `benchmarks`).
 _MAX_PATCHES = 150_000
 
-# A convolution copies small patches of few channels faster than a gather does.
+# For small patches of few channels, a convolution is faster than a gather.
 _MIN_GATHERED_CHANNELS = 8
 _MAX_CONVOLVED_PATCH = 64
 
 
 def supports(x, kernel, strides, padding):
-    """Whether `convolution` computes this one, and faster than TensorFlow.
+    """Returns whether `convolution` supports these arguments and is faster.
 
-    That is so on CPUs, where patches are few: where a task has few images, and
-    small ones.
+    It is faster on CPUs for few patches: a task with few, small images.
     """
     if (
         x.dtype not in (tf.float32, tf.float64)
@@ -42,14 +41,15 @@ def supports(x, kernel, strides, padding):
 
 
 def convolution(x, kernel, strides, padding):
-    """`tf.nn.conv2d` of few small images, as those of one task.
+    """Computes `tf.nn.conv2d` for few small images, as in one task.
 
-    Of the three operations that a convolution and its gradients consist of,
-    TensorFlow's gradient with respect to the kernel is the slowest. Here it is
-    the images' patches times the gradient with respect to the output.
+    A convolution has three operations: the convolution itself, its gradient
+    for the images and its gradient for the kernel. TensorFlow is slowest at
+    the last one. This function computes it as the matrix product of the
+    images' patches and the gradient for the output.
 
-    Exactly differentiable any number of times: all three are bilinear, and
-    the derivatives of each are the other two.
+    The result has exact derivatives of any order, because each of the three
+    operations is bilinear, and the other two are its derivatives.
 
     Args:
         x: float tensor `(N, H, W, C)`.
@@ -97,11 +97,11 @@ def convolution(x, kernel, strides, padding):
 
 
 def _patches(x, window, strides, padding):
-    """What the kernel meets at each place: `(N H' W', h w C)`."""
+    """Returns the patches of the images, `(N H' W', h w C)`."""
     images, height, width, channels = x.shape
     size = math.prod(window) * channels
     if channels < _MIN_GATHERED_CHANNELS and size <= _MAX_CONVOLVED_PATCH:
-        # Each output of this kernel is one of the elements that it meets.
+        # Each filter of this kernel copies one element of a patch.
         kernel = tf.reshape(
             tf.eye(size, dtype=x.dtype), [*window, channels, size]
         )
@@ -113,7 +113,7 @@ def _patches(x, window, strides, padding):
     pixel = (image * height + row) * width + column
     table = tf.reshape(x, [-1, channels])
     if outside.any():
-        # Outside there are zeros: one more row.
+        # One more row holds the zeros outside the images.
         pixel = np.where(outside, images * height * width, pixel)
         table = tf.concat([table, tf.zeros([1, channels], x.dtype)], 0)
     rows = tf.gather(table, pixel.reshape(-1).astype("int32"))
@@ -121,15 +121,15 @@ def _patches(x, window, strides, padding):
 
 
 def _places(length, window, stride, padding):
-    """Coordinates under the window at each of its places."""
+    """Returns the coordinates under the window at each of its places."""
     count = _count(length, window, stride, padding)
-    # As TensorFlow pads: the odd one at the end.
-    beyond = max((count - 1) * stride + window - length, 0)
-    return stride * np.arange(count)[:, None] + np.arange(window) - beyond // 2
+    # TensorFlow adds an odd pixel of padding at the end.
+    padded = max((count - 1) * stride + window - length, 0)
+    return stride * np.arange(count)[:, None] + np.arange(window) - padded // 2
 
 
 def _count(length, window, stride, padding):
-    """How many places a window has along a side."""
+    """Returns the number of places that a window has along a side."""
     if padding == "SAME":
         return -(-length // stride)
     return max(0, (length - window) // stride + 1)

@@ -1,10 +1,10 @@
-"""Gradients in which nothing is missing or sparse."""
+"""Gradients that are never missing or sparse."""
 
 import tensorflow as tf
 
 
 def dense_gradients(tape, target, sources, output_gradients=None):
-    """The gradients of a tape, as dense tensors.
+    """Returns the gradients of a tape as dense tensors.
 
     Args:
         tape: `tf.GradientTape` that has recorded `target`.
@@ -13,15 +13,15 @@ def dense_gradients(tape, target, sources, output_gradients=None):
         output_gradients: as in `tf.GradientTape.gradient`.
 
     Returns:
-        A structure like `sources`: 0 where the target does not depend on a
-        source, and a tensor where TensorFlow gives `tf.IndexedSlices`.
+        A structure like `sources`. If the target does not depend on a source,
+        the gradient is 0. `tf.IndexedSlices` become tensors.
     """
     gradients = tape.gradient(target, sources, output_gradients)
     return tf.nest.map_structure(dense, gradients, sources)
 
 
 def dense(gradient, source):
-    """One gradient as a dense tensor; `None` becomes zeros like `source`."""
+    """Returns a gradient as a dense tensor, and zeros for `None`."""
     if gradient is None:
         return tf.zeros_like(source)
     return tf.convert_to_tensor(gradient)

@@ -1,8 +1,8 @@
-"""What some functions of TensorFlow become while a learner is traced.
+"""Replaces functions of TensorFlow while a learner is traced.
 
-Keras's layers, and custom ones that call `keras.ops` or `tf.nn`, look these
-functions up when they are traced. So the layers stay as they are, and get forms
-of the functions that are differentiated twice exactly, and fast.
+Keras's layers, and custom layers that call `keras.ops` or `tf.nn`, look up
+these functions when they are traced. The replacements have exact and fast
+second derivatives. The layers themselves do not change.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ _ORIGINALS = {
     name: getattr(module, name) for name, module in REPLACED_FUNCTIONS.items()
 }
 _lock = threading.RLock()
-# How many threads and blocks have entered, and how many in this thread.
+# The number of open `exact_ops` blocks in all threads, and by thread.
 _entered = 0
 _thread = threading.local()
 
 
 def moments(x, axes, shift=None, keepdims=False, name=None):
-    """`tf.nn.moments` whose second derivatives are right too.
+    """`tf.nn.moments` with exact second derivatives.
 
     TensorFlow stops the gradient of the mean inside the variance. The first
-    derivative survives, because the variance is stationary in the mean, but
-    the second one loses a term. Here nothing is stopped.
+    derivative is still right, because the variance is stationary in the mean,
+    but the second derivative loses a term. This function stops no gradient.
     """
     del shift  # Unused by TensorFlow as well.
     with tf.name_scope(name or "moments"):
         x = tf.convert_to_tensor(x)
-        # Half precision cannot hold the sums; TensorFlow computes in float32.
-        half = x.dtype in (tf.float16, tf.bfloat16)
-        y = tf.cast(x, tf.float32) if half else x
+        # Half precision cannot hold the sums. TensorFlow also uses float32.
+        is_half = x.dtype in (tf.float16, tf.bfloat16)
+        y = tf.cast(x, tf.float32) if is_half else x
         mean = tf.reduce_mean(y, axes, keepdims=True)
         variance = tf.reduce_mean(
             tf.math.squared_difference(y, mean), axes, keepdims=keepdims
@@ -49,20 +49,20 @@ def bias_add(value, bias, data_format=None, name=None):
     """`tf.nn.bias_add` whose gradient is a plain sum.
 
     TensorFlow's graph optimiser merges a `BiasAddGrad` with a filter gradient
-    of the same tensor. In a second derivative there are two such gradients,
-    and to take the wrong one closes a cycle ("nodes in a cycle").
+    of the same tensor. A second derivative has two such filter gradients, and
+    merging the wrong one closes a cycle ("nodes in a cycle").
     """
     original = _ORIGINALS["bias_add"]
     value = tf.convert_to_tensor(value)
-    # A frozen layer's is a variable, which a custom gradient would refuse.
+    # A frozen layer passes a variable, which a custom gradient would refuse.
     bias = tf.convert_to_tensor(bias)
-    last = data_format in (None, "N...C", "NHWC")
-    if not last or value.shape.rank is None or value.shape[-1] is None:
+    channels_last = data_format in (None, "N...C", "NHWC")
+    if not channels_last or value.shape.rank is None or value.shape[-1] is None:
         return original(value, bias, data_format, name)
 
     @tf.custom_gradient
     def backward(d_y):
-        # The sum's own gradient repeats a vector; to add it is enough.
+        # The gradient of the sum repeats a vector, which `tf.add` broadcasts.
         return (d_y, channel_sum(d_y)), tf.add
 
     @tf.custom_gradient
@@ -81,7 +81,7 @@ def convolution(
     dilations=None,
     name=None,
 ):
-    """`tf.nn.convolution` with faster derivatives where patches are few."""
+    """`tf.nn.convolution` with faster derivatives for few patches."""
     x = tf.convert_to_tensor(input)
     kernel = tf.convert_to_tensor(filters)
     step = _pair(1 if strides is None else strides)
@@ -100,8 +100,8 @@ def convolution(
 def relu(features, name=None):
     """`tf.nn.relu` whose second derivative adds no zeros.
 
-    TensorFlow's own gives the features a gradient as well, a tensor of zeros
-    that is then written, read and added.
+    TensorFlow's second derivative also has a gradient for the features, a
+    tensor of zeros that costs time to write, read and add.
     """
 
     @tf.custom_gradient
@@ -118,16 +118,16 @@ def relu(features, name=None):
 
 
 def max_pool(input, ksize, strides, padding, data_format=None, name=None):
-    """`tf.nn.max_pool` whose second derivative is fast, and adds no zeros.
+    """`tf.nn.max_pool` with a fast second derivative that adds no zeros.
 
-    Where windows do not overlap, a pixel is the maximum of one window at most,
-    and the gradient of the gradient is the sum over each window of what is
-    where the maximum was: a mean pooling.
+    If windows do not overlap, a pixel is the maximum of at most one window. The
+    gradient of the gradient then picks, in each window, the value at the
+    place of the maximum. A masked mean pooling computes it.
     """
     x = tf.convert_to_tensor(input)
     window, step = _sides(ksize), _sides(strides)
-    # Padded windows are short of a pixel, which a mean would count.
-    whole = (
+    # Mean pooling divides a padded window by a smaller number of pixels.
+    no_padding = (
         padding == "VALID"
         or window == step
         and not any(n is None or n % s for n, s in zip(x.shape[1:3], step))
@@ -138,7 +138,7 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
         or padding not in ("VALID", "SAME")
         or x.dtype not in (tf.float32, tf.float64)
         or any(w > s for w, s in zip(window, step))
-        or not whole
+        or not no_padding
     ):
         return _ORIGINALS["max_pool"](
             input, ksize, strides, padding, data_format, name
@@ -149,7 +149,7 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
         "padding": padding,
     }
 
-    def place(gradient, x, y):
+    def max_pool_grad(gradient, x, y):
         return tf.raw_ops.MaxPoolGrad(
             orig_input=x, orig_output=y, grad=gradient, **settings
         )
@@ -159,12 +159,12 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
         def picked(u):
             return picked_from(u, x, y), None, None
 
-        return place(gradient, x, y), picked
+        return max_pool_grad(gradient, x, y), picked
 
     @tf.custom_gradient
     def picked_from(u, x, y):
         means = tf.raw_ops.AvgPool(
-            value=u * place(tf.ones_like(y), x, y), **settings
+            value=u * max_pool_grad(tf.ones_like(y), x, y), **settings
         )
         value = means * float(window[0] * window[1])
         return value, lambda gradient: (placed(gradient, x, y), None, None)
@@ -178,22 +178,22 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
 
 
 def _sides(sizes):
-    """`[height, width]` of one of the forms that `tf.nn.max_pool` takes."""
+    """Returns `[height, width]` for any argument of `tf.nn.max_pool`."""
     sizes = _pair(sizes)
     return sizes[1:3] if len(sizes) == 4 else sizes
 
 
 def _pair(sizes):
-    """One number twice; other lists as they are."""
+    """Returns a list that repeats a single number."""
     sizes = [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)
     return sizes * 2 if len(sizes) == 1 else sizes
 
 
 def resize(images, *args, **kwargs):
-    """`tf.image.resize` that has second derivatives.
+    """`tf.image.resize` with second derivatives.
 
-    TensorFlow counts the gradient's own gradient as 0. Resizing is linear, so
-    its gradient is its transpose, and that of the transpose itself.
+    In TensorFlow, the gradient of the gradient is 0. Resizing is linear: its
+    gradient is the transpose, and the gradient of the transpose is resizing.
     """
     images = tf.convert_to_tensor(images)
     if not images.dtype.is_floating:
@@ -227,11 +227,11 @@ _REPLACEMENTS = {
 
 @contextlib.contextmanager
 def exact_ops():
-    """While entered, this thread gets the functions above in `tf.nn`.
+    """Replaces the functions in TensorFlow's modules for this thread.
 
-    A thread that did not enter, and what is no dense tensor, get TensorFlow's
-    own. Overlapping entries are counted: after the last one has left,
-    TensorFlow's modules are as they were.
+    Other threads still get TensorFlow's functions, and so do ragged and sparse
+    tensors. When the last open block ends, the modules get their functions
+    back.
     """
     global _entered
     with _lock:
@@ -252,15 +252,15 @@ def exact_ops():
 
 
 def _dispatcher(name):
-    """The function that stands in TensorFlow's module while one has entered."""
+    """Returns a function that chooses the original or the replacement."""
     original, replacement = _ORIGINALS[name], _REPLACEMENTS[name]
 
     def dispatch(*args, **kwargs):
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        exact = getattr(_thread, "depth", 0) and not isinstance(
-            first, (tf.RaggedTensor, tf.SparseTensor)
+        tensor = args[0] if args else next(iter(kwargs.values()), None)
+        use_exact = getattr(_thread, "depth", 0) and not isinstance(
+            tensor, (tf.RaggedTensor, tf.SparseTensor)
         )
-        return (replacement if exact else original)(*args, **kwargs)
+        return (replacement if use_exact else original)(*args, **kwargs)
 
     return dispatch
 

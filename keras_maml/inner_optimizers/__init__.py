@@ -1,6 +1,7 @@
 """The `inner_optimizer` axis: how adapted weights move in the inner loop."""
 
 import numbers
+from typing import Any
 
 import keras
 
@@ -36,20 +37,30 @@ _NAMES = {
 }
 
 
-def get(identifier: float | str | dict | InnerOptimizer) -> InnerOptimizer:
-    """An `InnerOptimizer` from a rate of plain SGD, a name, a config or itself.
+def get(
+    identifier: float | str | dict[str, Any] | InnerOptimizer,
+) -> InnerOptimizer:
+    """Returns the `InnerOptimizer` of a rate, name or config, or the object.
+
+    A rate means plain SGD.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if `identifier` is something else.
+
+    Example:
+
+    ```python
+    inner_optimizer = keras_maml.inner_optimizers.get("adam")
+    ```
     """
     if isinstance(identifier, numbers.Real) and not isinstance(
         identifier, bool
     ):
         return SGD(identifier)
-    hint = " A learning rate alone is plain SGD."
+    hint = " A number is the learning rate of plain SGD."
     if isinstance(identifier, keras.optimizers.Optimizer):
         hint = (
-            " A Keras optimizer cannot be differentiated through: it assigns "
-            "to variables."
+            " A Keras optimizer cannot be differentiated through, because it "
+            "assigns to variables."
         )
     return resolve("inner_optimizer", identifier, InnerOptimizer, _NAMES, hint)

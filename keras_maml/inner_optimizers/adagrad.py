@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_maml.inner_optimizers.gradient_rule import GradientRule
+from keras_maml.inner_optimizers.gradient_rule import LearningRate
 from keras_maml.validation import check_number
 
 
@@ -14,15 +15,15 @@ class Adagrad(GradientRule):
     """Steps that shrink with the sum of the squared gradients so far.
 
     Args:
-        learning_rate: float, schedule or `LearnedRate`, see `GradientRule`.
+        learning_rate: float, schedule or `LearnedRate`, as in `GradientRule`.
             Defaults to `0.001`.
-        initial_accumulator_value: float, not negative: what the sum starts
-            from. Defaults to `0.1`.
+        initial_accumulator_value: float, not negative, the initial value of
+            the sum. Defaults to `0.1`.
         epsilon: float above 0, added under the root. Defaults to `1e-7`.
-        **kwargs: `weight_decay` and clipping, see `GradientRule`.
+        **kwargs: `weight_decay` and clipping arguments of `GradientRule`.
 
     Raises:
-        ValueError: if an argument is not of that form.
+        ValueError: if an argument does not have this form.
 
     Example:
 
@@ -44,7 +45,7 @@ class Adagrad(GradientRule):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: LearningRate = 0.001,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         **kwargs: Any,
@@ -55,12 +56,17 @@ class Adagrad(GradientRule):
         )
         self.epsilon = check_number("epsilon", epsilon, above=0)
 
-    def slots(self, weight: Any) -> tuple:
+    def slots(self, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return (tf.ones_like(weight) * self.initial_accumulator_value,)
 
     def step(
-        self, gradient: Any, slots: tuple, weight: Any, rate: Any, number: Any
-    ) -> tuple[Any, tuple]:
+        self,
+        gradient: tf.Tensor,
+        slots: tuple[tf.Tensor, ...],
+        weight: tf.Tensor,
+        rate: tf.Tensor,
+        number: int | tf.Tensor,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         total = slots[0] + tf.square(gradient)
         return weight - rate * gradient / tf.sqrt(total + self.epsilon), (
             total,

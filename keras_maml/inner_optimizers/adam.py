@@ -6,29 +6,29 @@ import keras
 import tensorflow as tf
 
 from keras_maml.inner_optimizers.gradient_rule import GradientRule
+from keras_maml.inner_optimizers.gradient_rule import LearningRate
 from keras_maml.inner_optimizers.gradient_rule import safe_root
 from keras_maml.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class Adam(GradientRule):
-    """Adam: steps in units of the gradients' running root mean square.
+    """Adam: divides steps by the running root mean square of the gradients.
 
-    Its derivative at a gradient of 0 is finite: that of the whole step, since
-    the root is only taken where there is something to take it of.
+    The derivative of a step is finite even if a gradient is 0.
 
     Args:
-        learning_rate: float, schedule or `LearnedRate`, see `GradientRule`.
+        learning_rate: float, schedule or `LearnedRate`, as in `GradientRule`.
             Defaults to `0.001`.
-        beta_1: float, at least 0 and below 1: decay of the mean gradient.
-            Reptile's 0 leaves the momentum out. Defaults to `0.9`.
-        beta_2: float, at least 0 and below 1: decay of the mean square.
+        beta_1: float, at least 0 and below 1, the decay of the mean gradient.
+            With 0, as in Reptile, there is no momentum. Defaults to `0.9`.
+        beta_2: float, at least 0 and below 1, the decay of the mean square.
             Defaults to `0.999`.
         epsilon: float above 0, added to the root. Defaults to `1e-7`.
-        **kwargs: `weight_decay` and clipping, see `GradientRule`.
+        **kwargs: `weight_decay` and clipping arguments of `GradientRule`.
 
     Raises:
-        ValueError: if an argument is not of that form.
+        ValueError: if an argument does not have this form.
 
     Example:
 
@@ -38,7 +38,7 @@ class Adam(GradientRule):
     weights, state = rule.update(
         [tf.constant([5.0])], rule.init(weights), weights, 0
     )
-    # weights[0] is now [0.9]: the first step has the length of the rate.
+    # weights[0] is now [0.9]: the length of the first step is the rate.
     ```
 
     Reference:
@@ -48,7 +48,7 @@ class Adam(GradientRule):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -59,19 +59,25 @@ class Adam(GradientRule):
         self.beta_2 = check_number("beta_2", beta_2, minimum=0, below=1)
         self.epsilon = check_number("epsilon", epsilon, above=0)
 
-    def slots(self, weight: Any) -> tuple:
+    def slots(self, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tf.zeros_like(weight), tf.zeros_like(weight)
 
     def step(
-        self, gradient: Any, slots: tuple, weight: Any, rate: Any, number: Any
-    ) -> tuple[Any, tuple]:
+        self,
+        gradient: tf.Tensor,
+        slots: tuple[tf.Tensor, ...],
+        weight: tf.Tensor,
+        rate: tf.Tensor,
+        number: int | tf.Tensor,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         mean, square = slots
         mean += (gradient - mean) * (1 - self.beta_1)
         square += (tf.square(gradient) - square) * (1 - self.beta_2)
         count = tf.cast(number + 1, weight.dtype)
-        one = tf.ones([], weight.dtype)
-        rate *= tf.sqrt(1 - tf.pow(one * self.beta_2, count))
-        rate /= 1 - tf.pow(one * self.beta_1, count)
+        beta_1 = tf.constant(self.beta_1, weight.dtype)
+        beta_2 = tf.constant(self.beta_2, weight.dtype)
+        rate *= tf.sqrt(1 - tf.pow(beta_2, count))
+        rate /= 1 - tf.pow(beta_1, count)
         weight -= mean * rate / (safe_root(square) + self.epsilon)
         return weight, (mean, square)
 
@@ -89,13 +95,13 @@ class AdamW(Adam):
     """Adam with decoupled weight decay.
 
     Args:
-        learning_rate: float, schedule or `LearnedRate`, see `GradientRule`.
+        learning_rate: float, schedule or `LearnedRate`, as in `GradientRule`.
             Defaults to `0.001`.
         weight_decay: float, not negative. Defaults to `0.004`.
-        **kwargs: of `Adam`.
+        **kwargs: further arguments of `Adam`.
 
     Raises:
-        ValueError: if an argument is not of that form.
+        ValueError: if an argument does not have this form.
 
     Example:
 
@@ -114,7 +120,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: LearningRate = 0.001,
         weight_decay: float = 0.004,
         **kwargs: Any,
     ) -> None:

@@ -1,42 +1,61 @@
-"""What the update rules of the inner loop have in common."""
+"""The base class of the update rules of the inner loop."""
 
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_maml.inner_optimizers.inner_optimizer import InnerOptimizer
 from keras_maml.inner_optimizers.learned_rate import LearnedRate
 from keras_maml.validation import check_number
 
+LearningRate: TypeAlias = (
+    float | keras.optimizers.schedules.LearningRateSchedule | LearnedRate
+)
+
 
 class GradientRule(InnerOptimizer):
-    """What the rules below have in common: rates, clipping and weight decay.
+    """Base class of update rules with rates, clipping and weight decay.
 
-    A rule computes as the Keras optimizer of its name does. Each weight has
-    slots of its own, which subclasses make in `slots` and use in `step`.
+    Each subclass computes the same steps as the Keras optimizer of the same
+    name. A weight has slots, such as a momentum. Subclasses make the slots in
+    `slots`, and use them in `step`.
 
     Args:
         learning_rate: float above 0, a
             `keras.optimizers.schedules.LearningRateSchedule` over inner steps,
             or a `keras_maml.inner_optimizers.LearnedRate`.
-        weight_decay: float, not negative, or `None`.
-        clipvalue: float above 0: the largest absolute value of a gradient's
-            entry. Defaults to `None`, no limit.
-        clipnorm: float above 0: the largest norm of one weight's gradient.
-            Defaults to `None`, no limit.
-        global_clipnorm: float above 0: the largest norm of all gradients
-            together. Defaults to `None`, no limit.
+        weight_decay: float, not negative. Defaults to `None`: no decay.
+        clipvalue: float above 0, the largest absolute value of an entry of a
+            gradient. Defaults to `None`: no limit.
+        clipnorm: float above 0, the largest norm of one weight's gradient.
+            Defaults to `None`: no limit.
+        global_clipnorm: float above 0, the largest norm of all gradients
+            together. Defaults to `None`: no limit.
 
     Raises:
-        ValueError: if an argument is not of that form, or there is more than
-            one way to clip.
+        ValueError: if an argument does not have this form, or if there is more
+            than one clipping argument.
+
+    Example:
+
+    ```python
+    class SignDescent(keras_maml.inner_optimizers.GradientRule):
+        def step(self, gradient, slots, weight, rate, number):
+            return weight - rate * tf.sign(gradient), slots
+
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), inner_optimizer=SignDescent(0.01)
+    )
+    ```
     """
 
     def __init__(
         self,
-        learning_rate: Any,
+        learning_rate: LearningRate,
         *,
         weight_decay: float | None = None,
         clipvalue: float | None = None,
@@ -60,7 +79,8 @@ class GradientRule(InnerOptimizer):
                 check_number(name, value, above=0)
         if sum(value is not None for value in clips.values()) > 1:
             raise ValueError(
-                f"Only one of {list(clips)} can be used. Received: {clips}"
+                "Only one of `clipvalue`, `clipnorm` and `global_clipnorm` can "
+                f"be used. Received: {clips}"
             )
         if weight_decay is not None:
             check_number("weight_decay", weight_decay, minimum=0)
@@ -72,7 +92,7 @@ class GradientRule(InnerOptimizer):
 
     @property
     def seeks_minimum(self) -> bool:
-        # Weight decay moves the point where the rule stands still.
+        # With weight decay, the rule stops at another point.
         return not self.weight_decay
 
     @property
@@ -80,38 +100,49 @@ class GradientRule(InnerOptimizer):
         rate = self.learning_rate
         return isinstance(rate, LearnedRate) and rate.per != "model"
 
-    def slots(self, weight: Any) -> tuple:
-        """The slots of one weight before the first step."""
+    def slots(self, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Returns the slots of one weight before the first step."""
         return ()
 
     def step(
-        self, gradient: Any, slots: tuple, weight: Any, rate: Any, number: Any
-    ) -> tuple[Any, tuple]:
-        """One weight's step `number`; returns the weight and its slots."""
+        self,
+        gradient: tf.Tensor,
+        slots: tuple[tf.Tensor, ...],
+        weight: tf.Tensor,
+        rate: tf.Tensor,
+        number: int | tf.Tensor,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """Takes step `number` of one weight.
+
+        Returns:
+            A tuple `(weight, slots)`.
+        """
         raise NotImplementedError
 
-    def parameters(self, variables: Sequence, steps: int) -> list:
+    def parameters(
+        self, variables: Sequence[keras.Variable], steps: int
+    ) -> list[np.ndarray]:
         if isinstance(self.learning_rate, LearnedRate):
             return self.learning_rate.initial_values(variables, steps)
         return []
 
-    def init(self, weights: list) -> Any:
+    def init(self, weights: list[tf.Tensor]) -> Any:
         return [self.slots(weight) for weight in weights]
 
     def update(
         self,
-        gradients: list,
+        gradients: list[tf.Tensor],
         state: Any,
-        weights: list,
-        step: Any,
-        parameters: Sequence = (),
-    ) -> tuple[list, Any]:
+        weights: list[tf.Tensor],
+        step: int | tf.Tensor,
+        parameters: Sequence[tf.Tensor] = (),
+    ) -> tuple[list[tf.Tensor], Any]:
         rates = self._rates(step, parameters, len(weights))
         new_weights, new_state = [], []
         for weight, gradient, slots, rate in zip(
             weights, self._clip(gradients), state, rates, strict=True
         ):
-            # A Python number has all the digits that the weight's dtype has.
+            # `tf.cast` would first round a float to float32.
             rate = (
                 tf.constant(rate, weight.dtype)
                 if isinstance(rate, float)
@@ -156,7 +187,7 @@ class GradientRule(InnerOptimizer):
 
 
 def safe_root(square):
-    """√x whose derivative at 0 is 0, so that 0/√0 has no NaN behind it."""
+    """Returns the square root, with a derivative of 0 at 0 instead of NaN."""
     positive = square > 0
     return tf.where(
         positive, tf.sqrt(tf.where(positive, square, 1)), tf.zeros_like(square)
@@ -164,7 +195,7 @@ def safe_root(square):
 
 
 def _shrink(gradients, limit):
-    """The factor that brings the norm of all `gradients` down to `limit`."""
+    """Returns the factor that limits the norm of all `gradients`."""
     square = sum(
         tf.reduce_sum(tf.square(tf.cast(g, gradients[0].dtype)))
         for g in gradients

@@ -19,19 +19,20 @@ class LearnedRate(Settings):
     """An inner learning rate that the outer optimizer trains along with θ.
 
     Args:
-        initial: float above 0, what every rate starts from. Defaults to
+        initial: float above 0, the initial value of all rates. Defaults to
             `0.01`.
-        per: how finely rates differ. `"model"`: one number; `"variable"`: one
-            for the kernel, one for the bias of each layer and so on;
-            `"weight"`: one for every single weight. Defaults to `"model"`.
-        per_step: bool. Whether each inner step has rates of its own. There
-            are as many as the `inner_steps` of training; further steps at
-            evaluation use the last ones. Defaults to `False`.
+        per: string, the unit that has one rate. `"model"` means one rate for
+            the model, `"variable"` one for each variable, such as a kernel or
+            a bias, and `"weight"` one for every single weight. Defaults to
+            `"model"`.
+        per_step: bool. Whether each of the `inner_steps` of training has its
+            own rates. Further steps in evaluation use the rates of the last
+            step. Defaults to `False`.
 
-    Nothing keeps a rate above 0: in Meta-SGD its sign is learned as well.
+    Training can make a rate negative, as in Meta-SGD.
 
     Raises:
-        ValueError: if an argument is not of that form.
+        ValueError: if an argument does not have this form.
 
     Example:
 
@@ -47,8 +48,9 @@ class LearnedRate(Settings):
     Reference:
         `per="weight"`: Li et al., 2017, "Meta-SGD: Learning to Learn Quickly
         for Few-Shot Learning", equation 2. `per="variable"` with `per_step`:
-        Antoniou et al., 2019, "How to train your MAML", section 4, LSLR, as
-        in its released code; the paper speaks of one rate for a layer.
+        Antoniou et al., 2019, "How to train your MAML", section 4, LSLR.
+        Deviation: one rate per variable, as in the released code. The paper
+        has one rate per layer.
     """
 
     def __init__(
@@ -65,37 +67,44 @@ class LearnedRate(Settings):
         self.per = per
         self.per_step = check_bool("per_step", per_step)
 
-    def initial_values(self, variables: Sequence, steps: int) -> list:
-        """The rates before meta-training.
+    def initial_values(
+        self, variables: Sequence[keras.Variable], steps: int
+    ) -> list[np.ndarray]:
+        """Returns the rates before meta-training.
 
         Args:
-            variables: list of `keras.Variable`, those that adapt.
-            steps: int, the inner steps while training.
+            variables: list of `keras.Variable`, the variables that adapt.
+            steps: int, the number of inner steps in training.
 
         Returns:
-            A list of numpy arrays: one if `per="model"`, otherwise one for
-            each variable, of its shape if `per="weight"`. With a first axis
-            of `steps` if `per_step`.
+            A list of numpy arrays. With `per="model"` it has one scalar, with
+            `per="variable"` one scalar for each variable, and with
+            `per="weight"` an array of the shape of each variable. With
+            `per_step`, each array has a further first axis of size `steps`.
         """
         shapes = [tuple(v.shape) for v in variables]
         if self.per != "weight":
             shapes = [()] * len(shapes)
         if self.per == "model":
             shapes = shapes[:1]
-        first = (steps,) if self.per_step else ()
+        step_axis = (steps,) if self.per_step else ()
         floatx = keras.backend.floatx()
-        return [np.full(first + s, self.initial, floatx) for s in shapes]
+        return [np.full(step_axis + s, self.initial, floatx) for s in shapes]
 
-    def rates(self, values: Sequence, step: Any, count: int) -> list:
-        """The rate of each adapted weight at a step.
+    def rates(
+        self, values: Sequence[tf.Tensor], step: int | tf.Tensor, count: int
+    ) -> list[tf.Tensor]:
+        """Returns the rate of each adapted weight at a step.
 
         Args:
-            values: list of tensors, what became of `initial_values`.
-            step: int or integer tensor.
-            count: int, how many weights adapt.
+            values: list of tensors, the current rates, in the form of
+                `initial_values`.
+            step: int or integer tensor, the number of the step.
+            count: int, the number of weights that adapt.
 
         Returns:
-            A list of tensors, scalars or of the weights' shapes.
+            A list of tensors, one for each adapted weight. Each is a scalar or
+            has the shape of the weight.
         """
         if self.per_step:
             values = [v[tf.minimum(step, v.shape[0] - 1)] for v in values]

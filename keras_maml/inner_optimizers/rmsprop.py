@@ -6,26 +6,28 @@ import keras
 import tensorflow as tf
 
 from keras_maml.inner_optimizers.gradient_rule import GradientRule
+from keras_maml.inner_optimizers.gradient_rule import LearningRate
 from keras_maml.validation import check_bool
 from keras_maml.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class RMSprop(GradientRule):
-    """Steps in units of the gradients' running root mean square.
+    """Divides steps by the running root mean square of the gradients.
 
     Args:
-        learning_rate: float, schedule or `LearnedRate`, see `GradientRule`.
+        learning_rate: float, schedule or `LearnedRate`, as in `GradientRule`.
             Defaults to `0.001`.
-        rho: float, at least 0 and below 1: decay of the mean square. Defaults
-            to `0.9`.
+        rho: float, at least 0 and below 1, the decay of the mean square.
+            Defaults to `0.9`.
         momentum: float, at least 0 and below 1. Defaults to `0.0`.
         epsilon: float above 0, added under the root. Defaults to `1e-7`.
-        centered: bool. Whether the variance takes the mean square's place.
-        **kwargs: `weight_decay` and clipping, see `GradientRule`.
+        centered: bool. Whether to use the variance instead of the mean
+            square. Defaults to `False`.
+        **kwargs: `weight_decay` and clipping arguments of `GradientRule`.
 
     Raises:
-        ValueError: if an argument is not of that form.
+        ValueError: if an argument does not have this form.
 
     Example:
 
@@ -46,7 +48,7 @@ class RMSprop(GradientRule):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: LearningRate = 0.001,
         rho: float = 0.9,
         momentum: float = 0.0,
         epsilon: float = 1e-7,
@@ -59,27 +61,32 @@ class RMSprop(GradientRule):
         self.epsilon = check_number("epsilon", epsilon, above=0)
         self.centered = check_bool("centered", centered)
 
-    def slots(self, weight: Any) -> tuple:
-        # The mean square; the mean if centered; the velocity if any.
-        slots = 1 + bool(self.centered) + bool(self.momentum)
-        return (tf.zeros_like(weight),) * slots
+    def slots(self, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # The mean square, the mean if centered, and the velocity if any.
+        count = 1 + bool(self.centered) + bool(self.momentum)
+        return (tf.zeros_like(weight),) * count
 
     def step(
-        self, gradient: Any, slots: tuple, weight: Any, rate: Any, number: Any
-    ) -> tuple[Any, tuple]:
+        self,
+        gradient: tf.Tensor,
+        slots: tuple[tf.Tensor, ...],
+        weight: tf.Tensor,
+        rate: tf.Tensor,
+        number: int | tf.Tensor,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         square, *others = slots
         square = self.rho * square + (1 - self.rho) * tf.square(gradient)
         new_slots = [square]
-        spread = square
+        variance = square
         if self.centered:
             mean = self.rho * others[0] + (1 - self.rho) * gradient
             new_slots.append(mean)
-            spread -= tf.square(mean)
-        move = rate * gradient / tf.sqrt(spread + self.epsilon)
+            variance -= tf.square(mean)
+        velocity = rate * gradient / tf.sqrt(variance + self.epsilon)
         if self.momentum:
-            move += self.momentum * others[-1]
-            new_slots.append(move)
-        return weight - move, tuple(new_slots)
+            velocity += self.momentum * others[-1]
+            new_slots.append(velocity)
+        return weight - velocity, tuple(new_slots)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -6,23 +6,24 @@ import keras
 import tensorflow as tf
 
 from keras_maml.inner_optimizers.gradient_rule import GradientRule
+from keras_maml.inner_optimizers.gradient_rule import LearningRate
 from keras_maml.validation import check_bool
 from keras_maml.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
 class SGD(GradientRule):
-    """Gradient descent: `w ← w - learning_rate · g`, or with momentum.
+    """Gradient descent, `w ← w - learning_rate · g`, optionally with momentum.
 
     Args:
-        learning_rate: float, schedule or `LearnedRate`, see `GradientRule`.
+        learning_rate: float, schedule or `LearnedRate`, as in `GradientRule`.
             Defaults to `0.01`.
         momentum: float, at least 0 and below 1. Defaults to `0.0`.
-        nesterov: bool. Whether the momentum is Nesterov's.
-        **kwargs: `weight_decay` and clipping, see `GradientRule`.
+        nesterov: bool. Whether to use Nesterov momentum. Defaults to `False`.
+        **kwargs: `weight_decay` and clipping arguments of `GradientRule`.
 
     Raises:
-        ValueError: if an argument is not of that form.
+        ValueError: if an argument does not have this form.
 
     Example:
 
@@ -41,7 +42,7 @@ class SGD(GradientRule):
 
     def __init__(
         self,
-        learning_rate: Any = 0.01,
+        learning_rate: LearningRate = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         **kwargs: Any,
@@ -50,12 +51,17 @@ class SGD(GradientRule):
         self.momentum = check_number("momentum", momentum, minimum=0, below=1)
         self.nesterov = check_bool("nesterov", nesterov)
 
-    def slots(self, weight: Any) -> tuple:
+    def slots(self, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return (tf.zeros_like(weight),) if self.momentum else ()
 
     def step(
-        self, gradient: Any, slots: tuple, weight: Any, rate: Any, number: Any
-    ) -> tuple[Any, tuple]:
+        self,
+        gradient: tf.Tensor,
+        slots: tuple[tf.Tensor, ...],
+        weight: tf.Tensor,
+        rate: tf.Tensor,
+        number: int | tf.Tensor,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         if not self.momentum:
             return weight - rate * gradient, ()
         velocity = self.momentum * slots[0] - rate * gradient

@@ -112,7 +112,7 @@ def test_gradient(steps):
         (
             keras.Sequential([keras.Input((2,)), keras.layers.Reshape((2, 1))]),
             "int32",
-            "one vector of features",
+            "one vector of features for each example",
         ),
         (None, "float32", "integer labels"),
         (None, "one-hot", "one label for each example"),

@@ -102,7 +102,7 @@ def test_steps_of_the_outer_loop_draw_their_own():
     meta_model, recorder = recording_model()
     for _ in range(3):
         draw(meta_model, seeds.task_numbers(2))
-        seeds.move_on(meta_model.learner)
+        seeds.advance(meta_model.learner)
     assert len(set(recorder.drawn)) == len(recorder.drawn) == 3 * 2 * 6
 
 
