@@ -79,7 +79,7 @@ def sinusoid(program, tmp_path_factory):
     ):
         trained = example.train
         patch.setattr(example, "train", train)
-        patch.setattr(example, "RATES", [1e3, 0.02])
+        patch.setattr(example, "RATES", [1.0, 0.02])
         patch.setattr(example, "STEPS", [0, 1, 2])
         # Too late in this process.
         patch.setattr(

@@ -55,7 +55,7 @@ def classifier(**kwargs):
         small_mlp(2, 3, batch_norm=True),
         inner_optimizer=0.5,
         inner_steps=1,
-        evaluation_steps=3,
+        evaluation_steps=2,
         **kwargs,
     )
     meta_model.compile(

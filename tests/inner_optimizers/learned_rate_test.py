@@ -17,11 +17,11 @@ SHARING = {
     "model": ({"per": "model"}, [()]),
     "variable": ({"per": "variable"}, [(), (), (), ()]),
     "weight": ({"per": "weight"}, [(1, 5), (5,), (5, 1), (1,)]),
-    "step": ({"per_step": True}, [(3,)]),
-    "LSLR": ({"per": "variable", "per_step": True}, [(3,)] * 4),
+    "step": ({"per_step": True}, [(2,)]),
+    "LSLR": ({"per": "variable", "per_step": True}, [(2,)] * 4),
     "weight and step": (
         {"per": "weight", "per_step": True},
-        [(3, 1, 5), (3, 5), (3, 5, 1), (3, 1)],
+        [(2, 1, 5), (2, 5), (2, 5, 1), (2, 1)],
     ),
 }
 
@@ -30,7 +30,7 @@ def model(case="LSLR", **kwargs):
     return regression_model(
         **{
             "inner_optimizer": SGD(LearnedRate(0.05, **SHARING[case][0])),
-            "inner_steps": 3,
+            "inner_steps": 2,
             **kwargs,
         }
     )
