@@ -24,7 +24,8 @@ INSTALL_REQUIRES = [
     "keras>=3.12",
     "numpy>=2.0.2",
     "tensorflow>=2.20",
-    "tensorflow-datasets>=4.9.9",
+    # 4.9.9 fails with today's protobuf.
+    "tensorflow-datasets>=4.9.10",
 ]
 
 PLOTS = ["matplotlib>=3.10"]
