@@ -18,6 +18,8 @@ REPLACED_FUNCTIONS = {
     "relu": tf.nn,
     "max_pool": tf.nn,
     "resize": tf.image,
+    # The call of any `tf.function`.
+    "__call__": type(tf.function(lambda: None)),
 }
 
 # What Keras's generator adds to its seed with each draw.
@@ -26,8 +28,9 @@ SEED_INCREMENT = (0, 1)
 # Words in TensorFlow's errors about operations that it cannot vectorize.
 _VECTORIZATION_WORDS = ("loop invariant", "pfor")
 
-# `tf.function`s that Keras itself keeps on a model.
-_STEP_FUNCTIONS = {"train_function", "test_function", "predict_function"}
+# XLA compiles these only for indices that are constants; what TensorFlow makes
+# of a vectorized `tf.cond` has others.
+_XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
 
 
 def all_layers(model, include_self=True):
@@ -98,16 +101,19 @@ class AutoJitCompile:
         return super()._resolve_auto_jit_compile() or None
 
 
-def graph_functions(layer):
-    """Returns the names of a layer's attributes that are `tf.function`s."""
-    function_type = tf.types.experimental.PolymorphicFunction
-    names = {
-        name
-        for attributes in (*map(vars, type(layer).__mro__), vars(layer))
-        for name, value in attributes.items()
-        if isinstance(value, function_type)
-    }
-    return sorted(names - _STEP_FUNCTIONS)
+def is_library_function(function):
+    """Returns whether TensorFlow or Keras itself has made a `tf.function`."""
+    module = getattr(function.python_function, "__module__", None) or ""
+    return module.partition(".")[0] in ("tensorflow", "keras")
+
+
+def out_of_line(function):
+    """A `tf.function` that TensorFlow does not inline where it is called."""
+    return tf.function(
+        function,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def is_vectorization_error(error):
@@ -133,7 +139,11 @@ def operations_without_xla(function):
     called_functions = {f.signature.name for f in graph.library.function}
     # A placeholder is an argument of the function.
     op_types -= {"Placeholder", *called_functions}
-    return sorted(op for op in op_types if not _has_xla_kernel(op))
+    return sorted(
+        op
+        for op in op_types
+        if op in _XLA_NEEDS_CONSTANTS or not _has_xla_kernel(op)
+    )
 
 
 @functools.cache

@@ -4,12 +4,15 @@ A test that fails here after an update says which function of
 `keras_maml/keras_internals.py` to mend, and what it is needed for.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_maml import keras_internals
+from keras_maml.exact import lowering
 from tests.sample_models import regression_model
 from tests.sample_models import small_mlp
 
@@ -153,21 +156,20 @@ def test_jit_compile_tells_auto_from_no(asked, given):
     assert loaded.jit_compile is given
 
 
-def test_graph_functions_of_a_layer():
-    class Layer(keras.layers.Layer):
-        @tf.function
-        def call(self, inputs):
-            return inputs
+def test_functions_of_tensorflow_itself_are_known():
+    ours = tf.function(lambda x: x)
+    assert not keras_internals.is_library_function(ours)
+    assert not keras_internals.is_library_function(
+        tf.function(functools.partial(tf.add, 1.0))
+    )
+    library = tf.function(tf.linalg.trace)
+    assert keras_internals.is_library_function(library)
 
-    assert keras_internals.graph_functions(Layer()) == ["call"]
-    layer = keras.layers.Dense(1)
-    assert not keras_internals.graph_functions(layer)
-    layer.helper = tf.function(lambda x: x)
-    assert keras_internals.graph_functions(layer) == ["helper"]
-    model = small_mlp()
-    model.compile("sgd", "mse")
-    model.predict(np.ones((1, 1)), verbose=0)
-    assert not keras_internals.graph_functions(model)
+
+def test_a_function_out_of_line_is_not_inlined():
+    function = keras_internals.out_of_line(lambda x: x + 1.0)
+    concrete = function.get_concrete_function(tf.TensorSpec([]))
+    assert concrete.function_def.attr["_noinline"].b
 
 
 def test_what_tensorflow_says_when_it_cannot_vectorize():
@@ -194,6 +196,32 @@ def test_operations_without_a_kernel_of_xla():
     assert found(function(lambda x: tf.nn.relu(x @ x))) == []
 
 
+LAYERS = {
+    "moments": keras.layers.LayerNormalization,
+    "bias_add": lambda: keras.layers.Conv2D(3, 1),
+    "convolution": lambda: keras.layers.Conv2D(1, 1),
+    "relu": keras.layers.ReLU,
+    "max_pool": lambda: keras.layers.MaxPooling2D(2),
+    "resize": lambda: keras.layers.Resizing(2, 2),
+    "__call__": lambda: keras.layers.Lambda(tf.function(lambda x: x)),
+}
+
+
 @pytest.mark.parametrize("name", sorted(keras_internals.REPLACED_FUNCTIONS))
-def test_replaced_functions_are_there(name):
-    assert callable(getattr(keras_internals.REPLACED_FUNCTIONS[name], name))
+def test_layers_reach_what_is_replaced(name, monkeypatch):
+    calls = []
+
+    def record(*args, **kwargs):
+        calls.append(name)
+        return lowering._ORIGINALS[name](*args, **kwargs)
+
+    monkeypatch.setitem(lowering._DISPATCHERS, name, record)
+    layer = LAYERS[name]()
+    layer.build((1, 4, 4, 1))
+    with lowering.exact_ops():
+        layer(tf.ones([1, 4, 4, 1]))
+    assert calls
+    assert (
+        getattr(keras_internals.REPLACED_FUNCTIONS[name], name)
+        is lowering._ORIGINALS[name]
+    )

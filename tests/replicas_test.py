@@ -65,3 +65,14 @@ def test_sample_weight_counts_in_reptile():
     )
     start = small_mlp().get_weights()
     assert_same(trained("reptile", weights=0 * WEIGHTS), start, rtol=0)
+
+
+def test_a_sum_is_refused_on_replicas():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
+        loss = keras.losses.MeanSquaredError(reduction="sum")
+        meta_model.compile("sgd", loss)
+    x, y = regression_batch(tasks=4)
+    with pytest.raises(ValueError, match='`reduction="sum"` grows .* 2 rep'):
+        meta_model.fit(x, y, batch_size=4, verbose=0)

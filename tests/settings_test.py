@@ -131,3 +131,13 @@ def test_variables_made_in_the_first_step_are_on_the_callers_device():
     made = meta_model.optimizer.variables + meta_model.metrics[-1].variables
     devices = {v.value.device for v in made if v.dtype == "float32"}
     assert np.all([device.endswith("CPU:1") for device in devices])
+
+
+def test_a_model_that_trains_nothing_says_so_as_keras_does():
+    meta_model = keras_maml.MetaModel(small_mlp(), trainable=False)
+    meta_model.compile("sgd", "mse")
+    before = meta_model.learner.get_weights()
+    with pytest.warns(UserWarning, match="any trainable weights"):
+        meta_model.train_on_batch(*regression_batch(tasks=2))
+    for a, b in zip(before, meta_model.learner.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

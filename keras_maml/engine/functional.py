@@ -48,12 +48,9 @@ def call_learner(learner, weights, state, x, *, training):
     mapping = list(zip(learner.trainable_variables, weights, strict=True))
     mapping += [(non_trainable[i], value) for i, value in state.items()]
     with lowering.exact_ops():
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+        with _LearnerScope(learner, mapping) as scope:
             outputs = learner(x, training=training)
-            losses = [
-                tf.reduce_sum(tf.cast(loss, keras.backend.floatx()))
-                for loss in learner.losses
-            ]
+            losses = scope.learner_losses()
             keras_internals.forget_losses(learner)
     new_state = {}
     for i, variable in enumerate(non_trainable):
@@ -61,6 +58,51 @@ def call_learner(learner, weights, state, x, *, training):
         if value is not None:
             new_state[i] = tf.convert_to_tensor(value)
     return LearnerOutput(outputs, losses, new_state)
+
+
+class _LearnerScope(keras.StatelessScope):
+    """A scope that refuses to lose what a layer assigns.
+
+    Args:
+        learner: a built Keras model.
+        mapping: list of pairs of a variable and its value in the scope.
+    """
+
+    def __init__(self, learner, mapping):
+        super().__init__(mapping, collect_losses=True)
+        self._learner = learner
+        self._known = {
+            id(variable)
+            for variable in (*learner.variables, *learner.metrics_variables)
+        }
+
+    def add_update(self, update):
+        variable = update[0]
+        if id(variable) not in self._known:
+            raise ValueError(
+                "A layer assigns to a variable that is not the learner's, and "
+                "the value would be lost. If the variable is a random seed, "
+                "give the layer a `keras.random.SeedGenerator` as an attribute "
+                "and pass it as `seed`. "
+                f"Received: learner {self._learner.name!r} and variable "
+                f"{variable.path!r}"
+            )
+        super().add_update(update)
+
+    def learner_losses(self):
+        """Returns the losses of `add_loss` and the regularisers, as scalars.
+
+        `learner.losses` would ask the layers, which other threads may call.
+        """
+        regularizers = [
+            variable.regularizer(self.get_current_value(variable))
+            for variable in self._learner.trainable_variables
+            if variable.regularizer is not None
+        ]
+        return [
+            tf.reduce_sum(tf.cast(loss, keras.backend.floatx()))
+            for loss in (*self.losses, *regularizers)
+        ]
 
 
 def masks(outputs):

@@ -28,15 +28,6 @@ def check_layers(learner):
                 f"`use_cudnn=False`. Received: layer {layer.name!r} with "
                 f"use_cudnn={layer.use_cudnn!r}"
             )
-        functions = keras_internals.graph_functions(layer)
-        if functions and layer.variables:
-            raise ValueError(
-                "A `tf.function` keeps the weights with which it was traced, "
-                "and would not see the weights of an inner step. Remove the "
-                "decorator: Keras compiles the training step as a whole. "
-                f"Received: layer {layer.name!r} with a `tf.function` as "
-                f"{functions}"
-            )
 
 
 def is_half(learner):

@@ -33,13 +33,17 @@ def copy_learner(learner, values, head=(), x=None):
         ) from error
     if not copy.built:
         copy.build_from_config(learner.get_build_config())
-    if len(copy.variables) != len(learner.variables):
+    shapes, copied_shapes = (
+        [tuple(variable.shape) for variable in model.variables]
+        for model in (learner, copy)
+    )
+    if copied_shapes != shapes:
         raise ValueError(
             "Keras's copy of the learner has other variables. "
             "A subclassed model or layer must make all its variables from the "
-            "config that `get_config` returns. "
-            f"Received: learner={learner!r} with {len(learner.variables)} "
-            f"variables, its copy with {len(copy.variables)}"
+            "result of `get_config`. "
+            f"Received: learner={learner!r} with variables of shapes {shapes}, "
+            f"its copy with {copied_shapes}"
         )
     for variable, copied in zip(learner.variables, copy.variables, strict=True):
         copied.assign(values.get(id(variable), variable))

@@ -152,6 +152,28 @@ def number_of_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def check_reduction(loss):
+    """Raises `ValueError` if replicas would make a loss larger.
+
+    Keras divides the mean of a loss by the number of replicas, and a sum by
+    nothing.
+
+    Args:
+        loss: what the model was compiled with.
+    """
+    if number_of_replicas() == 1:
+        return
+    for one_loss in tf.nest.flatten(loss):
+        if getattr(one_loss, "reduction", None) == "sum":
+            raise ValueError(
+                'A loss with `reduction="sum"` grows with the number of '
+                "replicas, and so would each step. Use "
+                '"sum_over_batch_size". '
+                f"Received: loss={one_loss!r} and {number_of_replicas()} "
+                "replicas"
+            )
+
+
 def unpack(data):
     """Checks a meta-batch, and returns `(x, y, sample_weight)`."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

@@ -1,5 +1,6 @@
 """The steps that `fit`, `evaluate` and `predict` call."""
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -64,9 +65,15 @@ class MetaTrainer(keras_internals.AutoJitCompile):
         gradients = dict(
             zip(variables, tf.nest.flatten(mean["gradients"]), strict=True)
         )
-        self.optimizer.apply_gradients(
-            (gradients[id(v)], v) for v in self.trainable_variables
-        )
+        if self.trainable_variables:
+            self.optimizer.apply_gradients(
+                (gradients[id(v)], v) for v in self.trainable_variables
+            )
+        else:
+            # As Keras does.
+            warnings.warn(
+                "The model does not have any trainable weights.", stacklevel=2
+            )
         learner_state.assign_state(
             self.learner,
             mean["state"],
@@ -122,12 +129,13 @@ class MetaTrainer(keras_internals.AutoJitCompile):
             return run(vectorize=False)
         try:
             return run(vectorize=True)
-        except task_map.VectorizationError:
+        except Exception:
             # The user's loss, regulariser or activation may be the reason.
             return run(vectorize=False)
 
     def _step(self, data, training):
         """Returns the means over the tasks of a meta-batch, and the logs."""
+        meta_step.check_reduction(self.loss)
         x, y, sample_weight = meta_step.unpack(data)
         tasks = self._tasks(x)
         if training:

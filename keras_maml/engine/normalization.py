@@ -69,7 +69,8 @@ def batch_statistics(layers, use=True, momentum=None):
 
 def _call_with(layer, use, momentum):
     call = type(layer).call
-    if use is not None and "training" not in inspect.signature(call).parameters:
+    signature = inspect.signature(call)
+    if use is not None and "training" not in signature.parameters:
         raise ValueError(
             "A subclass of `BatchNormalization` needs a `call` with the "
             "argument `training`, which chooses its statistics. Add the "
@@ -78,20 +79,21 @@ def _call_with(layer, use, momentum):
         )
     thread = threading.get_ident()
 
-    def call_with_statistics(inputs, training=None, mask=None):
-        # Keras passes a mask only to a `call` that has the argument.
-        mask_argument = {} if mask is None else {"mask": mask}
+    def call_with_statistics(*args, **kwargs):
         if threading.get_ident() != thread:
-            return call(layer, inputs, training=training, **mask_argument)
-        use_batch = training if use is None else use
-        if use_batch and mask is None and _has_closed_form(layer, inputs):
+            return call(layer, *args, **kwargs)
+        bound = signature.bind(_with_momentum(layer, momentum), *args, **kwargs)
+        arguments = bound.arguments
+        inputs = args[0] if args else kwargs["inputs"]
+        use_batch = arguments.get("training") if use is None else use
+        if (
+            use_batch
+            and arguments.get("mask") is None
+            and _has_closed_form(layer, inputs)
+        ):
             return _closed_form_call(layer, inputs, momentum)
-        return call(
-            _with_momentum(layer, momentum),
-            inputs,
-            training=use_batch,
-            **mask_argument,
-        )
+        arguments["training"] = use_batch
+        return call(*bound.args, **bound.kwargs)
 
     return call_with_statistics
 

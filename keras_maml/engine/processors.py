@@ -3,7 +3,9 @@
 import os
 import pathlib
 
-_CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/cpu.max")
+# The mount point of cgroups, and the file with this process's groups.
+_CGROUPS = pathlib.Path("/sys/fs/cgroup")
+_GROUPS_OF_PROCESS = pathlib.Path("/proc/self/cgroup")
 
 
 def available_processors() -> int:
@@ -19,13 +21,35 @@ def available_processors() -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    return max(1, min(count, _quota(count)))
+    return max(1, min([count, *_quotas()]))
 
 
-def _quota(default):
+def _quotas():
+    """Returns the quotas of this process's cgroups, rounded up."""
+    found = []
+    for folder in _folders():
+        for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+            try:
+                texts = [(folder / name).read_text("utf-8") for name in files]
+                quota, period = map(int, " ".join(texts).split())
+                found += [-(-quota // period)] if quota > 0 else []
+            except (OSError, ValueError, ZeroDivisionError):
+                # There is no such file, or it says "max".
+                continue
+    return found
+
+
+def _folders():
+    """Yields folders that may limit the process: cgroups v2 and v1."""
+    yield _CGROUPS
+    yield _CGROUPS / "cpu"
     try:
-        quota, period = _CGROUP_LIMIT.read_text(encoding="utf-8").split()
-        return -(-int(quota) // int(period))
-    except (OSError, ValueError, ZeroDivisionError):
-        # The file does not exist, or says "max".
-        return default
+        lines = _GROUPS_OF_PROCESS.read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield _CGROUPS / path.lstrip("/")
+        elif "cpu" in controllers.split(","):
+            yield _CGROUPS / "cpu" / path.lstrip("/")

@@ -1,9 +1,8 @@
 """A loop of inner steps whose memory does not grow with their number."""
 
-import functools
-
 import tensorflow as tf
 
+from keras_maml import keras_internals
 from keras_maml.exact.gradients import dense_gradients
 
 
@@ -70,7 +69,9 @@ class RematerializedLoop:
 
     def _forward(self, carry, frozen):
         """Returns the last carry, the carries before each step, the columns."""
-        flat_step = _out_of_line(self._flat_step)
+        # TensorFlow's memory optimiser breaks large sums in a loop that it sees
+        # inlined ("tmp_var ... already exists").
+        flat_step = keras_internals.out_of_line(self._flat_step)
         width = len(self._carry)
 
         def body(i, carry, carries, columns):
@@ -96,7 +97,7 @@ class RematerializedLoop:
 
     def _backward(self, frozen, carries, d_carry, d_columns):
         """Returns the gradients for the first carry and for `frozen`."""
-        step_gradients = _out_of_line(self._step_gradients)
+        step_gradients = keras_internals.out_of_line(self._step_gradients)
         floating = [t.dtype.is_floating for t in self._carry]
 
         def body(i, d_carry, d_frozen):
@@ -156,15 +157,6 @@ class RematerializedLoop:
             parallel_iterations=1,
             maximum_iterations=self._count,
         )
-
-
-# Not inlined, because TensorFlow's memory optimiser breaks large sums that are
-# inlined in a loop ("tmp_var ... already exists").
-_out_of_line = functools.partial(
-    tf.function,
-    autograph=False,
-    experimental_attributes={"_noinline": True},
-)
 
 
 def _stacked_zeros(count, row):

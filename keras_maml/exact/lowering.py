@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_maml.exact import convolution as convolution_lib
 from keras_maml.exact.batch_norm import channel_sum
 from keras_maml.keras_internals import REPLACED_FUNCTIONS
+from keras_maml.keras_internals import is_library_function
 
 _ORIGINALS = {
     name: getattr(module, name) for name, module in REPLACED_FUNCTIONS.items()
@@ -62,6 +63,8 @@ def bias_add(value, bias, data_format=None, name=None):
 
     @tf.custom_gradient
     def backward(d_y):
+        # A function of the user's own may give a gradient without a shape.
+        d_y = tf.ensure_shape(d_y, value.shape)
         # The gradient of the sum repeats a vector, which `tf.add` broadcasts.
         return (d_y, channel_sum(d_y)), tf.add
 
@@ -215,7 +218,20 @@ def resize(images, *args, **kwargs):
     return forward(images)
 
 
+def call_inline(function, *args, **kwargs):
+    """Runs the Python function behind a `tf.function`.
+
+    A `tf.function` keeps the weights of its first trace. Inside of a learner,
+    whose weights change from one inner step to the next, it would compute with
+    old ones.
+    """
+    if is_library_function(function):
+        return _ORIGINALS["__call__"](function, *args, **kwargs)
+    return function.python_function(*args, **kwargs)
+
+
 _REPLACEMENTS = {
+    "__call__": call_inline,
     "moments": moments,
     "bias_add": bias_add,
     "convolution": convolution,
@@ -256,11 +272,14 @@ def _dispatcher(name):
     original, replacement = _ORIGINALS[name], _REPLACEMENTS[name]
 
     def dispatch(*args, **kwargs):
-        tensor = args[0] if args else next(iter(kwargs.values()), None)
-        use_exact = getattr(_thread, "depth", 0) and not isinstance(
-            tensor, (tf.RaggedTensor, tf.SparseTensor)
-        )
-        return (replacement if use_exact else original)(*args, **kwargs)
+        if not getattr(_thread, "depth", 0):
+            return original(*args, **kwargs)
+        if name != "__call__" and any(
+            isinstance(value, (tf.RaggedTensor, tf.SparseTensor))
+            for value in (*args, *kwargs.values())
+        ):
+            return original(*args, **kwargs)
+        return replacement(*args, **kwargs)
 
     return dispatch
 

@@ -1,9 +1,8 @@
 """The outer loss of a meta-batch of tasks, as a function of θ."""
 
-import functools
-
 import tensorflow as tf
 
+from keras_maml import keras_internals
 from keras_maml.engine import task_map
 from keras_maml.exact.conjugate_gradient import dot
 from keras_maml.exact.gradients import dense_gradients
@@ -40,14 +39,9 @@ class MetaObjective:
         self._parallelism = parallelism
         # An update calls each many times. TensorFlow would optimise every
         # inlined call anew.
-        function = functools.partial(
-            tf.function,
-            autograph=False,
-            experimental_attributes={"_noinline": True},
-        )
-        self.losses = function(self._losses)
-        self.gradient = function(self._gradient)
-        self.kl_product = function(self._kl_product)
+        self.losses = keras_internals.out_of_line(self._losses)
+        self.gradient = keras_internals.out_of_line(self._gradient)
+        self.kl_product = keras_internals.out_of_line(self._kl_product)
 
     def _losses(self, theta, batch):
         """The loss, and the KL divergence from the old adapted policies.

@@ -11,13 +11,12 @@ from keras_maml.engine.meta_state import MetaState
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
 from keras_maml.meta_model import MetaModel
+from keras_maml.rl import outer_updates
 from keras_maml.rl import policy_serving
 from keras_maml.rl.environments.environment import Environment
 from keras_maml.rl.environments.environment import Tasks
 from keras_maml.rl.environments.environment import check_environment
-from keras_maml.rl.outer_updates import TRPO
 from keras_maml.rl.outer_updates import OuterUpdate
-from keras_maml.rl.outer_updates import check_outer_update
 from keras_maml.rl.policy_learner import PolicyLearner
 from keras_maml.rl.policy_learner import check_policy
 from keras_maml.rl.policy_learner import check_tasks
@@ -71,8 +70,8 @@ class MetaPolicySearch(PolicyTrainer):
             advantages, with the largest variance. `"score_function"`: the loss
             in MAML's code, which ignores that the weights choose the data.
             Defaults to `"lvc"`.
-        outer_update: a `keras_maml.rl.TRPO` or `keras_maml.rl.PPO`. Defaults
-            to `TRPO()`.
+        outer_update: `"trpo"`, `"ppo"`, a `keras_maml.rl.TRPO` or
+            `keras_maml.rl.PPO`, or the config of one. Defaults to `"trpo"`.
         episodes: int, the episodes in each task before each inner step, and
             after the last one. Defaults to `20`.
         discount: float above 0 and at most 1, γ. Defaults to `0.99`.
@@ -118,12 +117,12 @@ class MetaPolicySearch(PolicyTrainer):
         policy: keras.Model,
         environment: Environment,
         *,
-        inner_optimizer: float | InnerOptimizer = 0.1,
+        inner_optimizer: float | str | dict | InnerOptimizer = 0.1,
         inner_steps: int = 1,
-        meta_gradient: str | MetaGradient = "second_order",
+        meta_gradient: str | dict | MetaGradient = "second_order",
         adapted_weights: str | Sequence | Callable = "all",
         surrogate: str = "lvc",
-        outer_update: OuterUpdate | None = None,
+        outer_update: str | dict | OuterUpdate = "trpo",
         episodes: int = 20,
         discount: float = 0.99,
         gae_lambda: float = 1.0,
@@ -132,11 +131,10 @@ class MetaPolicySearch(PolicyTrainer):
         name: str | None = None,
         **kwargs: object,
     ) -> None:
-        outer_update = TRPO() if outer_update is None else outer_update
         check_environment(environment)
         check_policy(policy, environment)
         check_surrogate(surrogate)
-        check_outer_update(outer_update)
+        outer_update = outer_updates.get(outer_update)
         super().__init__(name=name, **kwargs)
         self.environment = environment
         self.surrogate = surrogate

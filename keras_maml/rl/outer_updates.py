@@ -10,6 +10,7 @@ from keras_maml.exact.conjugate_gradient import dot
 from keras_maml.exact.conjugate_gradient import plus
 from keras_maml.rl.meta_objective import MetaObjective
 from keras_maml.settings import Settings
+from keras_maml.settings import resolve
 from keras_maml.theta import Theta
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
@@ -265,13 +266,16 @@ class PPO(OuterUpdate):
         return {"learning_rate": rate, "steps": self.steps, "clip": self.clip}
 
 
-def check_outer_update(outer_update: object) -> None:
-    """Raises `ValueError` if this is not an `OuterUpdate`."""
-    if not isinstance(outer_update, OuterUpdate):
-        raise ValueError(
-            "`outer_update` must be a `keras_maml.rl.TRPO` or a "
-            f"`keras_maml.rl.PPO`. Received: outer_update={outer_update!r}"
-        )
+def get(identifier: str | dict | OuterUpdate) -> OuterUpdate:
+    """Returns an `OuterUpdate` from a name, a config or itself.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    return resolve("outer_update", identifier, OuterUpdate, _NAMES)
+
+
+_NAMES = {"ppo": PPO, "trpo": TRPO}
 
 
 def _values(variables):

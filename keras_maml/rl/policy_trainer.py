@@ -124,6 +124,11 @@ class PolicyTrainer(keras.Model):
     def _prepare_training(self, task_sampler):
         """Checks the tasks, and forgets a trace of other settings."""
         self._check_sampler(task_sampler)
+        if not self.trainable_variables:
+            raise ValueError(
+                "`MetaPolicySearch` has nothing to train. "
+                f"Received: trainable={self.trainable}"
+            )
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1:
             raise ValueError(

@@ -1,9 +1,14 @@
 """Random masks, averages and counters of a learner called as a function."""
 
+import threading
+
 import keras
 import numpy as np
+import pytest
+import tensorflow as tf
 
 import keras_maml
+from keras_maml.engine import functional
 from tests.sample_models import assert_same
 from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
@@ -98,3 +103,36 @@ def test_mixed_precision_learner_keeps_float32_weights():
     # resolution.
     for a, b in zip(adapted.get_weights(), theta(meta_model)):
         assert np.abs(a - b).max() > 0
+
+
+def test_added_losses_survive_another_thread_that_calls_the_learner():
+    class Adds(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(keras.ops.mean(keras.ops.square(inputs)))
+            return inputs
+
+    dense = keras.layers.Dense(
+        1, kernel_initializer="ones", kernel_regularizer="l2"
+    )
+    learner = keras.Sequential([keras.Input((1,)), dense, Adds()])
+    x = tf.constant([[2.0]])
+
+    def call():
+        weights = [tf.convert_to_tensor(v) for v in learner.trainable_variables]
+        output = functional.call_learner(learner, weights, {}, x, training=True)
+        return sorted(float(loss) for loss in output.losses)
+
+    stop = threading.Event()
+
+    def other():
+        while not stop.is_set():
+            learner(x)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert call() == pytest.approx([0.01, 4.0])
+    finally:
+        stop.set()
+        thread.join()

@@ -1,4 +1,4 @@
-"""Learners whose inner loop would go wrong without a word are refused."""
+"""Learners whose inner loop could go wrong without a word."""
 
 import keras
 import numpy as np
@@ -7,6 +7,11 @@ import tensorflow as tf
 
 import keras_maml
 from tests.sample_models import regression_batch
+
+
+@tf.function
+def product(layer, x):
+    return x @ layer.kernel
 
 
 class CompiledCall(keras.layers.Dense):
@@ -18,27 +23,63 @@ class CompiledCall(keras.layers.Dense):
 class CompiledHelper(keras.layers.Dense):
     def build(self, input_shape):
         super().build(input_shape)
-        self.product = tf.function(lambda x: x @ self.kernel)
+        self.functions = [tf.function(lambda x: x @ self.kernel)]
 
     def call(self, inputs):
-        return self.product(inputs)
+        return self.functions[0](inputs) + self.bias
+
+
+class CompiledElsewhere(keras.layers.Dense):
+    def call(self, inputs):
+        return product(self, inputs) + self.bias
 
 
 @pytest.mark.parametrize(
-    ("layer", "name"), [(CompiledCall, "call"), (CompiledHelper, "product")]
+    "layer", [CompiledCall, CompiledHelper, CompiledElsewhere]
 )
-def test_a_layer_with_a_graph_function_is_refused(layer, name):
-    learner = keras.Sequential([keras.Input((1,)), layer(1, name="compiled")])
-    message = rf"layer 'compiled' with a `tf.function` as \['{name}'\]"
+def test_graph_functions_compute_with_the_weights_of_each_step(layer):
+    def outcome(kind):
+        learner = keras.Sequential(
+            [
+                keras.Input((1,)),
+                kind(4, kernel_initializer=keras.initializers.GlorotNormal(0)),
+                keras.layers.Dense(
+                    1, kernel_initializer=keras.initializers.GlorotNormal(1)
+                ),
+            ]
+        )
+        x, y = regression_batch(tasks=2)
+        # Traced, with the variables themselves, before the inner loop is.
+        learner(x["query_x"][0])
+        meta_model = keras_maml.MetaModel(
+            learner, inner_optimizer=0.1, inner_steps=3, task_map="loop"
+        )
+        meta_model.compile(keras.optimizers.SGD(1.0), "mse")
+        adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
+        meta_model.train_on_batch(x, y)
+        return [*adapted.get_weights(), *learner.get_weights()]
+
+    for a, b in zip(outcome(layer), outcome(keras.layers.Dense), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+class DrawsWithoutSeed(keras.layers.Layer):
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        return inputs * keras.random.uniform(inputs.shape[-1:])
+
+
+def test_a_draw_without_a_seed_of_the_layer_is_refused():
+    learner = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(3), DrawsWithoutSeed()]
+    )
+    meta_model = keras_maml.MetaModel(learner, task_map="loop")
+    meta_model.compile("sgd", "mse")
+    x, y = regression_batch(tasks=2)
+    message = r"give the layer a `keras.random.SeedGenerator` .* Received: "
     with pytest.raises(ValueError, match=message):
-        keras_maml.MetaModel(learner)
-
-
-def test_a_learner_that_was_trained_by_itself_is_not_refused():
-    learner = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    learner.compile("sgd", "mse")
-    learner.fit(np.ones((2, 1)), np.ones((2, 1)), verbose=0)
-    keras_maml.MetaModel(learner)
+        meta_model.train_on_batch(x, np.repeat(y, 3, -1))
 
 
 class Stopped(keras.layers.Layer):

@@ -31,5 +31,5 @@ def test_a_copy_with_other_variables_is_refused():
     learner(np.ones((1, 1), "f"))
     meta_model = keras_maml.MetaModel(learner, inner_loss="mse")
     x, _ = regression_batch(tasks=1)
-    with pytest.raises(ValueError, match="with 4 variables, its copy with 2"):
+    with pytest.raises(ValueError, match=r"\(1,\)\], its copy with \["):
         meta_model.adapt(x["support_x"][0], x["support_y"][0])

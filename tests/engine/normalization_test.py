@@ -241,3 +241,19 @@ def test_another_thread_sees_the_layer_as_it_is(kind):
     # The thread that entered got the batch's own statistics.
     np.testing.assert_allclose(inside.mean(0), 0.0, atol=1e-6)
     np.testing.assert_allclose(layer.moving_mean, x.numpy().mean(0), rtol=1e-5)
+
+
+class Scaled(keras.layers.BatchNormalization):
+    def call(self, inputs, scale=1.0, training=None, mask=None):
+        return scale * super().call(inputs, training=training, mask=mask)
+
+
+def test_further_arguments_reach_a_subclass():
+    layer = Scaled()
+    x = tf.constant(np.random.default_rng(0).standard_normal((6, 3)), "float32")
+    layer.build(x.shape)
+    expected = layer(x, scale=2.0, training=True).numpy()
+    layer = Scaled()
+    layer.build(x.shape)
+    with normalization.batch_statistics([layer]):
+        np.testing.assert_allclose(layer(x, scale=2.0), expected, rtol=1e-6)

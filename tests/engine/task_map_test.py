@@ -289,3 +289,32 @@ def test_no_xla_anywhere_where_jit_compile_is_false(mode):
 
     assert not compiled_functions(False)
     assert bool(compiled_functions("auto")) == (mode != "loop")
+
+
+def loss_with_map_fn(y_true, y_pred):
+    return tf.reduce_mean(tf.map_fn(tf.square, y_pred - y_true), -1)
+
+
+def loss_with_cond(y_true, y_pred):
+    error = tf.reduce_mean(tf.square(y_pred - y_true))
+    return tf.cond(error > 1.0, lambda: tf.sqrt(error), lambda: error)
+
+
+@pytest.mark.parametrize("loss", [loss_with_map_fn, loss_with_cond])
+def test_auto_falls_back_whatever_cannot_be_vectorized(loss):
+    def value(mode):
+        meta_model = keras_maml.MetaModel(small_mlp(), task_map=mode)
+        meta_model.compile("sgd", loss)
+        return meta_model.train_on_batch(*regression_batch())
+
+    assert value("auto") == pytest.approx(value("loop"), rel=1e-6)
+
+
+def test_what_is_wrong_in_both_ways_is_still_an_error():
+    def wrong(y_true, y_pred):
+        return tf.square(y_true - y_pred @ tf.ones([7, 7]))
+
+    meta_model = keras_maml.MetaModel(small_mlp())
+    meta_model.compile("sgd", wrong)
+    with pytest.raises(ValueError, match="Dimensions must be equal"):
+        meta_model.train_on_batch(*regression_batch())

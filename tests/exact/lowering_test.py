@@ -147,3 +147,23 @@ def test_a_thread_that_did_not_enter_gets_tensorflows_own():
         np.testing.assert_array_equal(actual.flat_values, expected.flat_values)
     # TensorFlow's own second derivative, with the term that it loses.
     np.testing.assert_allclose(found["second"], [[1.0], [1.0]])
+
+
+def test_a_gradient_without_a_shape_reaches_a_bias():
+    @tf.custom_gradient
+    def opaque(x):
+        def gradient(d_y):
+            return tf.py_function(lambda d: d, [d_y], tf.float32)
+
+        return x * 2.0, gradient
+
+    @tf.function
+    def gradient(x, bias):
+        with tf.GradientTape() as tape:
+            tape.watch(bias)
+            y = opaque(tf.nn.bias_add(x, bias))
+        return tape.gradient(y, bias)
+
+    with lowering.exact_ops():
+        total = gradient(tf.ones([3, 2]), tf.zeros([2]))
+    np.testing.assert_allclose(total, [3.0, 3.0])

@@ -41,7 +41,7 @@ def with_dropout():
         ),
         ({"environment": "navigation"}, "`environment` must be"),
         ({"surrogate": "reinforce"}, "`surrogate` must be.*'reinforce'"),
-        ({"outer_update": "trpo"}, "`outer_update` must be.*'trpo'"),
+        ({"outer_update": "sgd"}, "`outer_update` must be one of.*'sgd'"),
         ({"meta_gradient": "reptile"}, "`meta_gradient` must be.*'reptile'"),
         ({"inner_steps": -1}, "`inner_steps`"),
         ({"episodes": 1}, "`episodes`.*at least 2.*episodes=1"),
