@@ -12,10 +12,7 @@ from keras_maml.inner_optimizers import SGD
 from keras_maml.inner_optimizers import Adam
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.inner_optimizers import LearnedRate
-from keras_maml.meta_gradients import FirstOrder
 from keras_maml.meta_gradients import Implicit
-from keras_maml.meta_gradients import Reptile
-from keras_maml.meta_gradients import SecondOrder
 from keras_maml.meta_model import MetaModel
 from keras_maml.outer_loss import MultiStep
 
@@ -47,9 +44,6 @@ def maml(
         inner_steps: int. Defaults to `1`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -61,13 +55,7 @@ def maml(
         Deep Networks", Algorithms 1 and 2. Deviation: the outer loss is the
         mean over tasks, as in the released code. Algorithm 2 has the sum.
     """
-    return _make(
-        kwargs,
-        learner,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        meta_gradient=SecondOrder(),
-    )
+    return _make(learner, inner_optimizer, inner_steps, kwargs)
 
 
 def fomaml(
@@ -84,9 +72,6 @@ def fomaml(
         inner_steps: int. Defaults to `1`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -98,11 +83,11 @@ def fomaml(
         Meta-Learning Algorithms", section 2. Deviations: none.
     """
     return _make(
-        kwargs,
         learner,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        meta_gradient=FirstOrder(),
+        inner_optimizer,
+        inner_steps,
+        kwargs,
+        meta_gradient="first_order",
     )
 
 
@@ -128,9 +113,6 @@ def reptile(
             step. Defaults to `10`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -150,17 +132,15 @@ def reptile(
         averages start from 0 in each task, while the released code keeps them
         from task to task.
     """
+    if inner_optimizer is None:
+        inner_optimizer = Adam(0.001, beta_1=0.0)
     return _make(
-        kwargs,
         learner,
-        inner_optimizer=(
-            Adam(0.001, beta_1=0.0)
-            if inner_optimizer is None
-            else inner_optimizer
-        ),
-        inner_steps=inner_steps,
+        inner_optimizer,
+        inner_steps,
+        kwargs,
         inner_batch_size=inner_batch_size,
-        meta_gradient=Reptile(),
+        meta_gradient="reptile",
     )
 
 
@@ -178,9 +158,6 @@ def anil(
         inner_steps: int. Defaults to `1`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -192,11 +169,7 @@ def anil(
         Understanding the Effectiveness of MAML", section 4. Deviations: none.
     """
     return _make(
-        kwargs,
-        learner,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        adapted_weights="head",
+        learner, inner_optimizer, inner_steps, kwargs, adapted_weights="head"
     )
 
 
@@ -214,9 +187,6 @@ def boil(
         inner_steps: int. Defaults to `1`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -228,11 +198,7 @@ def boil(
         Learning", section 3. Deviations: none.
     """
     return _make(
-        kwargs,
-        learner,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        adapted_weights="body",
+        learner, inner_optimizer, inner_steps, kwargs, adapted_weights="body"
     )
 
 
@@ -250,9 +216,6 @@ def meta_sgd(
         inner_steps: int. Defaults to `1`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -265,10 +228,7 @@ def meta_sgd(
         the same value, and not from random values.
     """
     return _make(
-        kwargs,
-        learner,
-        inner_optimizer=SGD(LearnedRate(inner_rate, per="weight")),
-        inner_steps=inner_steps,
+        learner, SGD(LearnedRate(inner_rate, per="weight")), inner_steps, kwargs
     )
 
 
@@ -293,9 +253,6 @@ def maml_plus_plus(
             ten epochs of 500.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -319,12 +276,10 @@ def maml_plus_plus(
         rate.
     """
     return _make(
-        kwargs,
         learner,
-        inner_optimizer=SGD(
-            LearnedRate(inner_rate, per="variable", per_step=True)
-        ),
-        inner_steps=inner_steps,
+        SGD(LearnedRate(inner_rate, per="variable", per_step=True)),
+        inner_steps,
+        kwargs,
         outer_loss=MultiStep(annealing_iterations),
         normalization="per_step",
     )
@@ -350,9 +305,6 @@ def imaml(
             `5`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -365,10 +317,10 @@ def imaml(
         descent, while the paper's best results use a Hessian-free optimizer.
     """
     return _make(
-        kwargs,
         learner,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
+        inner_optimizer,
+        inner_steps,
+        kwargs,
         meta_gradient=Implicit(proximal=proximal, cg_steps=cg_steps),
     )
 
@@ -390,9 +342,6 @@ def proto_maml(
         inner_steps: int. Defaults to `1`.
         **kwargs: further arguments of `MetaModel`.
 
-    Returns:
-        A `MetaModel`.
-
     Example:
 
     ```python
@@ -407,11 +356,7 @@ def proto_maml(
         gradient is exact by default. The paper uses the first-order gradient.
     """
     return _make(
-        kwargs,
-        learner,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        head_init="prototypes",
+        learner, inner_optimizer, inner_steps, kwargs, head_init="prototypes"
     )
 
 
@@ -428,9 +373,6 @@ def cavia(
         inner_optimizer: as in `MetaModel`. Defaults to `1.0`.
         inner_steps: int. Defaults to `2`.
         **kwargs: further arguments of `MetaModel`.
-
-    Returns:
-        A `MetaModel`.
 
     Example:
 
@@ -449,13 +391,10 @@ def cavia(
         Algorithm 1. Deviations: none.
     """
     return _make(
-        kwargs,
-        learner,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        adapted_weights="context",
+        learner, inner_optimizer, inner_steps, kwargs, adapted_weights="context"
     )
 
 
-def _make(kwargs, learner, **settings):
-    return MetaModel(learner, **{**settings, **kwargs})
+def _make(learner, inner_optimizer, inner_steps, overrides, **settings):
+    settings |= {"inner_optimizer": inner_optimizer, "inner_steps": inner_steps}
+    return MetaModel(learner, **{**settings, **overrides})

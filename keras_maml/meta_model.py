@@ -221,9 +221,9 @@ class MetaModel(MetaTrainer, keras.Model):
         """The weights that move in the inner loop."""
         # Names, because Keras would save layers that are an attribute.
         given = self.meta_state.adapted_weights
-        if isinstance(given, (list, tuple)):
-            return [e if isinstance(e, str) else e.name for e in given]
-        return given
+        if not isinstance(given, (list, tuple)):
+            return given
+        return [e if isinstance(e, str) else e.name for e in given]
 
     # -- What Keras calls
 
@@ -298,11 +298,8 @@ class MetaModel(MetaTrainer, keras.Model):
     # -- Saving
 
     def save_own_variables(self, store):
-        lora = [
-            v.path
-            for v in self.learner.trainable_variables
-            if keras_internals.is_lora(v)
-        ]
+        variables = self.learner.trainable_variables
+        lora = [v.path for v in variables if keras_internals.is_lora(v)]
         if lora:
             raise ValueError(
                 "Keras merges LoRA weights into the kernels when it saves "
