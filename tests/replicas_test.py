@@ -1,6 +1,9 @@
 """Two replicas end at the weights of one device."""
 
-import contextlib
+import json
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -8,50 +11,32 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from tests import replicated_training
+from tests.replicated_training import WEIGHTS
+from tests.replicated_training import trained
 from tests.sample_models import assert_same
 from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
 
-# A task that counts twice, one that counts half and one that does not count.
-WEIGHTS = np.array([[2.0], [0.5], [0.0], [1.0]], "float32")
+CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 
 
-def trained(meta_gradient, strategy=None, tasks=slice(None), weights=WEIGHTS):
-    """The learner's weights after two steps of plain SGD."""
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        meta_model = keras_maml.MetaModel(
-            small_mlp(),
-            inner_optimizer=0.1,
-            inner_steps=2,
-            meta_gradient=meta_gradient,
-            task_map="loop",
-        )
-        meta_model.compile(keras.optimizers.SGD(0.5), loss="mse")
-    x, y = regression_batch(tasks=4)
-    x = {key: value[tasks] for key, value in x.items()}
-    meta_model.fit(
-        x,
-        y[tasks],
-        sample_weight=weights[tasks],
-        batch_size=4,
-        epochs=2,
-        shuffle=False,
-        verbose=0,
+@pytest.fixture(scope="module")
+def results():
+    done = subprocess.run(
+        [sys.executable, "-m", replicated_training.__name__],
+        cwd=CHECKOUT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    return meta_model.learner.get_weights()
+    return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "meta_gradient", ["second_order", "first_order", "reptile", "implicit"]
-)
-def test_two_replicas_train_as_one_device(meta_gradient):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert_same(
-        trained(meta_gradient),
-        trained(meta_gradient, strategy),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+@pytest.mark.parametrize("meta_gradient", replicated_training.META_GRADIENTS)
+def test_two_replicas_train_as_one_device(meta_gradient, results):
+    alone, replicated = results[meta_gradient]
+    assert_same(alone, replicated, rtol=1e-5, atol=1e-6)
 
 
 def test_sample_weight_counts_in_reptile():
