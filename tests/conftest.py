@@ -70,8 +70,8 @@ def omniglot_data_dir():
 
 @contextlib.contextmanager
 def _program(name, *arguments):
+    module = importlib.import_module(name)
     try:
-        module = importlib.import_module(name)
         flags.FLAGS([name, *arguments])
         yield module
     finally:
