@@ -15,7 +15,7 @@ class PreAdaptationMetrics(keras.callbacks.Callback):
     """Logs the loss and the metrics before adaptation.
 
     In few-shot classification, the accuracy before adaptation must be near
-    1 / n_way, because each episode draws its labels anew. A higher accuracy
+    1 / n_way, because each episode draws new labels. A higher accuracy
     shows that labels leak. The accuracy after adaptation then means nothing.
 
     At the end of each epoch, the callback evaluates θ without adaptation and

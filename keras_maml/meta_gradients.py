@@ -42,7 +42,7 @@ class MetaGradient(Settings):
             gets a gradient. Learned rates and query losses after earlier
             steps need `True`. With `False`, only the weights that the inner
             loop starts from get a gradient.
-        trains_adapted_alone: bool. Whether weights that do not adapt get no
+        trains_only_adapted: bool. Whether weights that do not adapt get no
             gradient.
         starts_from_theta: bool. Whether every weight that adapts must start
             from a weight of θ.
@@ -67,7 +67,7 @@ class MetaGradient(Settings):
     rematerialize = False
     support_term: Callable[[list, list], tf.Tensor] | None = None
     through_inner_loop = True
-    trains_adapted_alone = False
+    trains_only_adapted = False
     starts_from_theta = False
     needs_minimum = False
 
@@ -200,7 +200,7 @@ class Reptile(MetaGradient):
 
     second_order = False
     through_inner_loop = False
-    trains_adapted_alone = True
+    trains_only_adapted = True
 
     def __call__(
         self,

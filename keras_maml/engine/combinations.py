@@ -77,7 +77,7 @@ def check_built(meta_model, positions, parameters):
             f"{meta_model.inner_optimizer.get_config()}"
         )
     variables = meta_model.learner.trainable_variables
-    if gradient.trains_adapted_alone and len(positions) < len(variables):
+    if gradient.trains_only_adapted and len(positions) < len(variables):
         fixed = [v.path for i, v in enumerate(variables) if i not in positions]
         raise ValueError(
             f"`meta_gradient` {name} trains only weights that adapt. Freeze "

@@ -264,8 +264,8 @@ class TaskLearner:
         """Computes statistics of the support set under the adapted weights.
 
         Returns:
-            A state dict with the statistics in the place of the moving
-            averages of each batch normalisation layer that was called.
+            A state dict. The statistics replace the moving averages of each
+            batch normalisation layer that was called.
         """
         if not self._batch_norms:
             return {}

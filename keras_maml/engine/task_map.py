@@ -54,7 +54,7 @@ def vectorizes(learner):
 
     A vectorized program calls each operation once for all tasks. This is faster
     if a call takes longer than the computation, as in small dense layers.
-    TensorFlow cannot vectorize convolutions with one kernel per task.
+    Convolutions with one kernel per task would not become one operation.
     """
     return _is_light(learner) and learner.count_params() <= _MAX_WEIGHTS
 
@@ -93,8 +93,8 @@ _VECTORIZED_LAYERS = frozenset(
 # A learner with more weights computes longer than it calls operations.
 _MAX_WEIGHTS = 1_000_000
 
-# The number of tasks in a chunk. The minimum makes a chunk worth its calls, and
-# the maximum limits memory.
+# Limits for the tasks in a chunk: smaller chunks are slow, larger chunks need
+# more memory.
 _MIN_CHUNK = 4
 _MAX_CHUNK = 32
 

@@ -52,8 +52,8 @@ def batch_normalization(x, gamma, beta, epsilon):
 
 
 def _normalize(x, gamma, beta, epsilon):
-    # All that a derivative needs is an argument, because a closure would be the
-    # same in each call.
+    # A derivative gets all its tensors as arguments, because a closure would
+    # share the tensors of the first call with all calls.
     @tf.custom_gradient
     def normalized(x, gamma, beta, y, mean, variance, *saved):
         def gradient(dy):
