@@ -63,8 +63,9 @@ def bias_add(value, bias, data_format=None, name=None):
 
     @tf.custom_gradient
     def backward(d_y):
-        # A function of the user's own may give a gradient without a shape.
-        d_y = tf.ensure_shape(d_y, value.shape)
+        if d_y.shape.rank is None or d_y.shape[-1] is None:
+            # A function of the user's own may give a gradient without a shape.
+            d_y = tf.ensure_shape(d_y, value.shape)
         # The gradient of the sum repeats a vector, which `tf.add` broadcasts.
         return (d_y, channel_sum(d_y)), tf.add
 
