@@ -220,4 +220,6 @@ def test_wrong_sizes_are_refused_when_served(tmp_path):
     ):
         wrong = {**x, **change}
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            saved.serve(wrong["support_x"], wrong["support_y"], wrong["query_x"])
+            saved.serve(
+                wrong["support_x"], wrong["support_y"], wrong["query_x"]
+            )

@@ -195,6 +195,18 @@ def tensors(name, values):
     return tf.nest.map_structure(lambda value: _tensor(name, value), values)
 
 
+def check_dtype(name, value):
+    """Raises `ValueError` if an array or tensor holds no numbers."""
+    is_array = isinstance(value, np.ndarray)
+    # Objects, texts and times.
+    if value.dtype.kind in "OSUMm" if is_array else value.dtype == tf.string:
+        raise ValueError(
+            f"`{name}` must hold numbers. Make an integer of each class, such "
+            "as with `np.unique(labels, return_inverse=True)`. "
+            f"Received: {name} of dtype {value.dtype}"
+        )
+
+
 def _tensor(name, value):
     if value is None:
         raise ValueError(f"{_FORM} Received: a value that is None in {name}")
@@ -209,14 +221,7 @@ def _tensor(name, value):
         value = np.asarray(value)
         if value.dtype.kind == "f":
             value = value.astype(keras.backend.floatx())
-    is_array = isinstance(value, np.ndarray)
-    # Objects, texts and times.
-    if value.dtype.kind in "OSUMm" if is_array else value.dtype == tf.string:
-        raise ValueError(
-            f"`{name}` must hold numbers. Make an integer of each class, such "
-            "as with `np.unique(labels, return_inverse=True)`. "
-            f"Received: {name} of dtype {value.dtype}"
-        )
+    check_dtype(name, value)
     return tf.convert_to_tensor(value)
 
 
