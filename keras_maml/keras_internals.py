@@ -120,6 +120,43 @@ class AutoJitCompile:
         return super()._resolve_auto_jit_compile() or None
 
 
+def has_several_workers(strategy):
+    """Returns whether a distribution strategy joins several processes."""
+    is_collective = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return is_collective and strategy.extended._in_multi_worker_mode()
+
+
+class LogsOfOneWorker:
+    """Lets Keras take the logs of a step from its own worker.
+
+    Under a `MultiWorkerMirroredStrategy`, Keras reduces logs in a way that
+    scalars do not have (keras-team/keras#20585). A model of this class returns
+    the same logs on all replicas, so nothing needs to be reduced. `fit` and
+    `evaluate` do not know the strategy by its class then.
+
+    Attributes:
+        is_predicting: bool. Whether Keras is to gather the outputs of all
+            workers.
+    """
+
+    is_predicting = False
+
+    @property
+    def distribute_strategy(self):
+        strategy = super().distribute_strategy
+        if self.is_predicting or not has_several_workers(strategy):
+            return strategy
+        return _OfUnknownClass(strategy)
+
+
+class _OfUnknownClass:
+    def __init__(self, strategy):
+        self._strategy = strategy
+
+    def __getattr__(self, name):
+        return getattr(self._strategy, name)
+
+
 class BuiltFromOneReplica:
     """Lets Keras build a model from the first batch of one replica.
 

@@ -17,12 +17,15 @@ from keras_maml.engine import meta_step
 from keras_maml.engine import replicas
 from keras_maml.engine import seeds
 from keras_maml.engine import task_map
+from keras_maml.engine import workers
 from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
 
 
 class MetaTrainer(
-    keras_internals.AutoJitCompile, keras_internals.BuiltFromOneReplica
+    keras_internals.AutoJitCompile,
+    keras_internals.BuiltFromOneReplica,
+    keras_internals.LogsOfOneWorker,
 ):
     """The steps of a `MetaModel`, as `Trainer` has them in Keras."""
 
@@ -33,17 +36,29 @@ class MetaTrainer(
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         bound = fit_arguments.checked(keras.Model.fit, (self, *args), kwargs)
+        shuffle = bound.arguments.get("shuffle", True)
+        workers.split_data(self, bound.arguments, shuffle)
         return super().fit(*bound.args[1:], **bound.kwargs)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
-        fit_arguments.checked(keras.Model.evaluate, (self, *args), kwargs)
-        return super().evaluate(*args, **kwargs)
+        bound = fit_arguments.checked(
+            keras.Model.evaluate, (self, *args), kwargs
+        )
+        workers.split_data(self, bound.arguments)
+        return super().evaluate(*bound.args[1:], **bound.kwargs)
 
     @functools.wraps(keras.Model.predict)
     def predict(self, *args, **kwargs):
-        fit_arguments.checked(keras.Model.predict, (self, *args), kwargs)
-        return super().predict(*args, **kwargs)
+        bound = fit_arguments.checked(
+            keras.Model.predict, (self, *args), kwargs
+        )
+        workers.split_data(self, bound.arguments)
+        self.is_predicting = True
+        try:
+            return super().predict(*bound.args[1:], **bound.kwargs)
+        finally:
+            self.is_predicting = False
 
     def call(
         self,

@@ -1,0 +1,76 @@
+"""The data of the workers of a `MultiWorkerMirroredStrategy`."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_maml import keras_internals
+from keras_maml.streams import stream_of
+
+
+def split_data(meta_model, arguments, shuffle=False):
+    """Gives each worker its part of every meta-batch.
+
+    Does nothing unless the model belongs to several workers.
+
+    Args:
+        meta_model: a `MetaModel`.
+        arguments: dict, the arguments of `fit`, `evaluate` or `predict`, in
+            which datasets are replaced.
+        shuffle: bool. Whether Keras would shuffle arrays.
+
+    Raises:
+        ValueError: if workers would not share each meta-batch.
+    """
+    strategy = meta_model.distribute_strategy
+    if not keras_internals.has_several_workers(strategy):
+        return
+    if meta_model.steps_per_execution > 1:
+        raise ValueError(
+            "With several workers, TensorFlow cannot run more than one step at "
+            "a time. Compile the model with `steps_per_execution=1`. Received: "
+            f"steps_per_execution={meta_model.steps_per_execution}"
+        )
+    for name in ("x", "validation_data"):
+        data = arguments.get(name)
+        if isinstance(data, tf.data.Dataset):
+            arguments[name] = _split(data, strategy)
+        elif not all(
+            isinstance(leaf, np.ndarray | tf.Tensor | None)
+            for leaf in tf.nest.flatten(data)
+        ):
+            if not isinstance(data, tf.distribute.DistributedDataset):
+                raise ValueError(
+                    "With several workers, the data must be a "
+                    "`tf.data.Dataset` or arrays, because workers cannot "
+                    f"share what a generator yields. Received: {name}={data!r}"
+                )
+        elif shuffle and name == "x" and data is not None:
+            raise ValueError(
+                "With several workers, arrays need `shuffle=False`: each "
+                "worker would shuffle them in another order. "
+                f"Received: shuffle={shuffle}"
+            )
+
+
+def _split(dataset, strategy):
+    stream = stream_of(dataset)
+    if stream is None:
+        # TensorFlow splits each meta-batch. By default, it would give workers
+        # files of their own, of which one may have more than another.
+        options = tf.data.Options()
+        policies = tf.data.experimental.AutoShardPolicy
+        policy = dataset.options().experimental_distribute.auto_shard_policy
+        if policy == policies.AUTO:
+            options.experimental_distribute.auto_shard_policy = policies.DATA
+        return dataset.with_options(options)
+
+    def own_part(context):
+        replicas = context.num_replicas_in_sync
+        own = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * own
+        parts = [stream.part(first + i, replicas) for i in range(own)]
+        # The replicas of this worker take turns.
+        turns = tf.data.Dataset.range(own).repeat()
+        return tf.data.Dataset.choose_from_datasets(parts, turns)
+
+    return strategy.distribute_datasets_from_function(own_part)
