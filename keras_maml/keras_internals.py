@@ -101,6 +101,21 @@ class AutoJitCompile:
         return super()._resolve_auto_jit_compile() or None
 
 
+class CheckedData:
+    """Lets a model check the data of steps that XLA compiles as a whole.
+
+    XLA has no errors: it would drop the checks within the step.
+    """
+
+    def _autoconvert_optionals(self, step_func):
+        # Keras passes each step, compiled or not, to this method.
+        if not self.jit_compile:
+            return super()._autoconvert_optionals(step_func)
+        return super()._autoconvert_optionals(
+            lambda data: step_func(self.checked_data(data))
+        )
+
+
 def is_library_function(function):
     """Returns whether TensorFlow or Keras itself has made a `tf.function`."""
     module = getattr(function.python_function, "__module__", None) or ""

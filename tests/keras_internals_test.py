@@ -156,6 +156,22 @@ def test_jit_compile_tells_auto_from_no(asked, given):
     assert loaded.jit_compile is given
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_step_that_xla_compiles_gets_checked_data(method):
+    class Checked(keras_internals.CheckedData, keras.Sequential):
+        def checked_data(self, data):
+            size = tf.size(tf.nest.flatten(data)[0])
+            check = tf.debugging.Assert(size == 0, ["outside of XLA"])
+            with tf.control_dependencies([check]):
+                return tf.nest.map_structure(tf.identity, data)
+
+    model = Checked([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=True)
+    arguments = [np.ones((2, 1), "float32")] * (1 + (method != "predict"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside of XLA"):
+        getattr(model, method)(*arguments, verbose=0)
+
+
 def test_functions_of_tensorflow_itself_are_known():
     ours = tf.function(lambda x: x)
     assert not keras_internals.is_library_function(ours)
