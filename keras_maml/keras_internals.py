@@ -101,6 +101,17 @@ class AutoJitCompile:
         return super()._resolve_auto_jit_compile() or None
 
 
+class NoDefaultSignature:
+    """Keeps Keras's default signature out of a SavedModel.
+
+    Keras gives a model that `fit` built one whose inputs are all floats.
+    TensorFlow traces it when it writes the model, but integer labels are no
+    floats.
+    """
+
+    _default_save_signature = None
+
+
 def is_library_function(function):
     """Returns whether TensorFlow or Keras itself has made a `tf.function`."""
     module = getattr(function.python_function, "__module__", None) or ""

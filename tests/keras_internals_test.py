@@ -156,6 +156,25 @@ def test_jit_compile_tells_auto_from_no(asked, given):
     assert loaded.jit_compile is given
 
 
+def test_a_model_without_a_default_signature(tmp_path):
+    class Plain(keras.Model):
+        def call(self, inputs):
+            return {key: value + 1 for key, value in inputs.items()}
+
+    class Quiet(keras_internals.NoDefaultSignature, Plain):
+        pass
+
+    def functions_of(model):
+        model({"a": tf.constant([1.0])})
+        module = tf.Module()
+        module.model = model
+        tf.saved_model.save(module, tmp_path / type(model).__name__)
+        return dir(tf.saved_model.load(tmp_path / type(model).__name__).model)
+
+    assert "_default_save_signature" in functions_of(Plain())
+    assert "_default_save_signature" not in functions_of(Quiet())
+
+
 def test_functions_of_tensorflow_itself_are_known():
     ours = tf.function(lambda x: x)
     assert not keras_internals.is_library_function(ours)

@@ -18,7 +18,9 @@ from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
 
 
-class MetaTrainer(keras_internals.AutoJitCompile):
+class MetaTrainer(
+    keras_internals.AutoJitCompile, keras_internals.NoDefaultSignature
+):
     """The steps of a `MetaModel`, as `Trainer` has them in Keras."""
 
     meta_state: MetaState
