@@ -1,5 +1,6 @@
 """The steps that `fit`, `evaluate` and `predict` call."""
 
+import functools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from keras_maml import keras_internals
 from keras_maml.engine import contract
+from keras_maml.engine import fit_arguments
 from keras_maml.engine import learner_checks
 from keras_maml.engine import learner_state
 from keras_maml.engine import meta_step
@@ -24,6 +26,23 @@ class MetaTrainer(
     """The steps of a `MetaModel`, as `Trainer` has them in Keras."""
 
     meta_state: MetaState
+
+    # Keras's own methods, with arguments that are checked first.
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args, **kwargs):
+        bound = fit_arguments.checked(keras.Model.fit, (self, *args), kwargs)
+        return super().fit(*bound.args[1:], **bound.kwargs)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args, **kwargs):
+        fit_arguments.checked(keras.Model.evaluate, (self, *args), kwargs)
+        return super().evaluate(*args, **kwargs)
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args, **kwargs):
+        fit_arguments.checked(keras.Model.predict, (self, *args), kwargs)
+        return super().predict(*args, **kwargs)
 
     def call(
         self,

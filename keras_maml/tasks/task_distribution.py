@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.streams import EpisodeStream
 from keras_maml.tasks.parallel_map import parallel_map
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
@@ -157,7 +158,8 @@ class TaskDistribution:
         dataset = dataset.apply(
             tf.data.experimental.assert_cardinality(cardinality)
         )
-        return dataset.prefetch(tf.data.AUTOTUNE)
+        stream = EpisodeStream(self.batch, tasks, count, start)
+        return stream.mark(dataset.prefetch(tf.data.AUTOTUNE))
 
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws the random numbers of `BLOCK` episodes."""

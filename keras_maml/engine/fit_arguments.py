@@ -1,0 +1,54 @@
+"""The arguments of `fit`, `evaluate` and `predict`, before Keras sees them."""
+
+import inspect
+
+import keras
+import tensorflow as tf
+
+# Which argument limits the steps over a dataset.
+_LIMITS = (
+    ("x", "steps_per_epoch"),
+    ("x", "steps"),
+    ("validation_data", "validation_steps"),
+)
+
+
+def checked(method, args, kwargs):
+    """Checks a call of a method of `keras.Model`.
+
+    Args:
+        method: `keras.Model.fit`, `evaluate` or `predict`.
+        args: tuple, the positional arguments, the model first.
+        kwargs: dict, the others.
+
+    Returns:
+        An `inspect.BoundArguments`.
+
+    Raises:
+        ValueError: if the call would never end.
+    """
+    signature = inspect.signature(method)
+    bound = signature.bind(*args, **kwargs)
+    for name, limit in _LIMITS:
+        if limit in signature.parameters:
+            _check_ends(
+                name,
+                bound.arguments.get(name),
+                limit,
+                bound.arguments.get(limit),
+            )
+    return bound
+
+
+def _check_ends(name, dataset, limit, steps):
+    if steps is not None or not isinstance(dataset, tf.data.Dataset):
+        return
+    if keras.config.max_steps_per_epoch():
+        return
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            f"An endless dataset needs `{limit}`: without it, the call would "
+            "never end. To make a finite dataset, call "
+            "`batch(tasks, count=...)` or `dataset.take(...)`. "
+            f"Received: {limit}=None and {name}={dataset!r}"
+        )

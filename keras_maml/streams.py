@@ -1,0 +1,39 @@
+"""What is known of a dataset whose episodes have numbers."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+class EpisodeStream:
+    """The episodes of a `tf.data.Dataset` of meta-batches.
+
+    Args:
+        batch: function `(tasks, count, start)` that returns such a dataset.
+        tasks: int, the number of episodes in a meta-batch.
+        count: int, the number of episodes in all, or `None` if endless.
+        start: int, the number of the first episode.
+    """
+
+    def __init__(
+        self,
+        batch: Callable[[int, int | None, int], tf.data.Dataset],
+        tasks: int,
+        count: int | None,
+        start: int,
+    ) -> None:
+        self.batch = batch
+        self.tasks = tasks
+        self.count = count
+        self.start = start
+
+    def mark(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Tells `stream_of` that `dataset` holds these episodes."""
+        # Transformations make a new dataset, which is not marked.
+        dataset.episode_stream = self
+        return dataset
+
+
+def stream_of(dataset: object) -> EpisodeStream | None:
+    """Returns the `EpisodeStream` of a dataset, or `None` if unknown."""
+    return getattr(dataset, "episode_stream", None)
