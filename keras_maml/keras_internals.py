@@ -8,6 +8,7 @@ import functools
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 # Functions that Keras's layers call while they are traced, and their modules.
 # `exact.lowering` replaces them.
@@ -36,6 +37,11 @@ _XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
 def all_layers(model, include_self=True):
     """Returns the model's layers at any depth, also those inside wrappers."""
     return list(model._flatten_layers(include_self=include_self))
+
+
+def child_layers(layer):
+    """Returns the layers that a layer or model holds itself, in order."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def forget_losses(model):
@@ -99,6 +105,11 @@ class AutoJitCompile:
 
     def _resolve_auto_jit_compile(self):
         return super()._resolve_auto_jit_compile() or None
+
+
+def is_saving_h5():
+    """Returns whether Keras is writing a whole model in its old format."""
+    return bool(global_state.get_global_attribute("use_legacy_config"))
 
 
 class NoDefaultSignature:

@@ -34,6 +34,14 @@ def test_all_layers_finds_those_inside_of_wrappers():
     )
 
 
+def test_child_layers_are_those_that_a_layer_holds_itself():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    wrapper = keras.layers.TimeDistributed(inner)
+    assert keras_internals.child_layers(wrapper) == [inner]
+    found = [type(e).__name__ for e in keras_internals.child_layers(inner)]
+    assert [name for name in found if name != "InputLayer"] == ["Dense"]
+
+
 def test_forget_losses_empties_what_layers_added():
     class Adds(keras.layers.Layer):
         def call(self, inputs):
@@ -244,3 +252,19 @@ def test_layers_reach_what_is_replaced(name, monkeypatch):
         getattr(keras_internals.REPLACED_FUNCTIONS[name], name)
         is lowering._ORIGINALS[name]
     )
+
+
+def test_keras_says_that_it_writes_the_old_format(tmp_path):
+    seen = []
+
+    class Model(keras.Sequential):
+        def get_config(self):
+            seen.append(keras_internals.is_saving_h5())
+            return super().get_config()
+
+    model = Model([keras.Input((1,)), keras.layers.Dense(1)])
+    model.save(tmp_path / "model.keras")
+    model.save(tmp_path / "model.h5")
+    assert seen[0] is False
+    assert seen[-1] is True
+    assert not keras_internals.is_saving_h5()
