@@ -14,6 +14,7 @@ from keras_maml.engine import fit_arguments
 from keras_maml.engine import learner_checks
 from keras_maml.engine import learner_state
 from keras_maml.engine import meta_step
+from keras_maml.engine import replicas
 from keras_maml.engine import run_time_checks
 from keras_maml.engine import seeds
 from keras_maml.engine import targets
@@ -22,7 +23,12 @@ from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
 
 
-class MetaTrainer(keras_internals.AutoJitCompile, keras_internals.CheckedData):
+class MetaTrainer(
+    keras_internals.AutoJitCompile,
+    keras_internals.BuiltFromOneReplica,
+    keras_internals.CheckedData,
+    keras_internals.NoDefaultSignature,
+):
     """The steps of a `MetaModel`, as `Trainer` has them in Keras."""
 
     meta_state: MetaState
@@ -88,7 +94,10 @@ class MetaTrainer(keras_internals.AutoJitCompile, keras_internals.CheckedData):
             zip(variables, tf.nest.flatten(mean["gradients"]), strict=True)
         )
         if self.trainable_variables:
-            self.optimizer.apply_gradients(
+            optimizer = self.optimizer
+            if replicas.number_of_replicas() > 1:
+                optimizer = keras_internals.without_summing(optimizer)
+            optimizer.apply_gradients(
                 (gradients[id(v)], v) for v in self.trainable_variables
             )
         else:
@@ -99,7 +108,6 @@ class MetaTrainer(keras_internals.AutoJitCompile, keras_internals.CheckedData):
         learner_state.assign_state(
             self.learner,
             mean["state"],
-            mean["count"],
             self.meta_state.statistics,
         )
         return logs
@@ -172,7 +180,10 @@ class MetaTrainer(keras_internals.AutoJitCompile, keras_internals.CheckedData):
         return check(data)
 
     def _step(self, data, training):
-        """Returns the means over the tasks of a meta-batch, and the logs."""
+        """Returns the means over the tasks of a meta-batch, and the logs.
+
+        The tasks are those of all replicas, and so are the logs.
+        """
         meta_step.check_reduction(self.loss)
         x, y, sample_weight = meta_step.unpack(data)
         tasks = self._tasks(x)
@@ -188,11 +199,18 @@ class MetaTrainer(keras_internals.AutoJitCompile, keras_internals.CheckedData):
         metrics = keras_internals.unbuilt_metrics(self)
         if metrics is not None:
             _build(metrics, y, y_pred)
+        count = mean.pop("count")
         keras_internals.loss_tracker(self).update_state(
-            mean["loss"] * meta_step.number_of_replicas(),
-            sample_weight=mean["count"],
+            mean["loss"], sample_weight=count
         )
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        mean, values = replicas.mean_over_tasks(
+            mean, count, replicas.metric_values(self.metrics)
+        )
+        # A metric of one replica knows nothing of the others.
+        logs |= replicas.with_metric_values(
+            self.metrics, values, self.get_metrics_result
+        )
         return mean, logs
 
     def _prepare_optimizer(self):
