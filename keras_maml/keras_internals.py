@@ -8,6 +8,7 @@ import functools
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 # Functions that Keras's layers call while they are traced, and their modules.
 # `exact.lowering` replaces them.
@@ -36,6 +37,11 @@ _XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
 def all_layers(model, include_self=True):
     """Returns the model's layers at any depth, also those inside wrappers."""
     return list(model._flatten_layers(include_self=include_self))
+
+
+def child_layers(layer):
+    """Returns the layers that a layer or model holds itself, in order."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def forget_losses(model):
@@ -120,10 +126,16 @@ class AutoJitCompile:
         return super()._resolve_auto_jit_compile() or None
 
 
-def has_several_workers(strategy):
-    """Returns whether a distribution strategy joins several processes."""
-    is_collective = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return is_collective and strategy.extended._in_multi_worker_mode()
+def strategy_of_workers(model):
+    """Returns the strategy of a model that belongs to several processes.
+
+    The result is `None` for any other model.
+    """
+    strategy = model._distribute_strategy
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        if strategy.extended._in_multi_worker_mode():
+            return strategy
+    return None
 
 
 class LogsOfOneWorker:
@@ -143,9 +155,9 @@ class LogsOfOneWorker:
 
     @property
     def distribute_strategy(self):
-        strategy = super().distribute_strategy
-        if self.is_predicting or not has_several_workers(strategy):
-            return strategy
+        strategy = strategy_of_workers(self)
+        if strategy is None or self.is_predicting:
+            return super().distribute_strategy
         return _OfUnknownClass(strategy)
 
 
@@ -155,6 +167,37 @@ class _OfUnknownClass:
 
     def __getattr__(self, name):
         return getattr(self._strategy, name)
+
+
+class CheckedData:
+    """Lets a model check the data of steps that XLA compiles as a whole.
+
+    XLA has no errors: it would drop the checks within the step.
+    """
+
+    def _autoconvert_optionals(self, step_func):
+        # Keras passes each step, compiled or not, to this method.
+        if not self.jit_compile:
+            return super()._autoconvert_optionals(step_func)
+        return super()._autoconvert_optionals(
+            lambda data: step_func(self.checked_data(data))
+        )
+
+
+def is_saving_h5():
+    """Returns whether Keras is writing a whole model in its old format."""
+    return bool(global_state.get_global_attribute("use_legacy_config"))
+
+
+class NoDefaultSignature:
+    """Keeps Keras's default signature out of a SavedModel.
+
+    Keras gives a model that `fit` built one whose inputs are all floats.
+    TensorFlow traces it when it writes the model, but integer labels are no
+    floats.
+    """
+
+    _default_save_signature = None
 
 
 class BuiltFromOneReplica:

@@ -20,9 +20,7 @@ class EpisodeStream:
     def __init__(
         self,
         batch: Callable[[int, int | None, int], tf.data.Dataset],
-        slices: Callable[
-            [int, int | None, int, int, int], tf.data.Dataset
-        ],
+        slices: Callable[[int, int | None, int, int, int], tf.data.Dataset],
         tasks: int,
         count: int | None,
         start: int,

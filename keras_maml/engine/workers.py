@@ -21,8 +21,8 @@ def split_data(meta_model, arguments, shuffle=False):
     Raises:
         ValueError: if workers would not share each meta-batch.
     """
-    strategy = meta_model.distribute_strategy
-    if not keras_internals.has_several_workers(strategy):
+    strategy = keras_internals.strategy_of_workers(meta_model)
+    if strategy is None:
         return
     if meta_model.steps_per_execution > 1:
         raise ValueError(

@@ -138,9 +138,7 @@ class TaskDistribution:
         start = check_integer("start", start, minimum=0)
         if count is not None:
             count = check_integer("count", count)
-        stream = EpisodeStream(
-            self.batch, self._slices, tasks, count, start
-        )
+        stream = EpisodeStream(self.batch, self._slices, tasks, count, start)
         return stream.mark(self._slices(tasks, count, start, 0, tasks))
 
     def _slices(self, tasks, count, start, low, high):
@@ -170,7 +168,9 @@ class TaskDistribution:
             cardinality = -(-count // tasks)
             if 0 < count % tasks <= low:
                 # The last meta-batch has no episode for this part.
-                empty = tf.nest.map_structure(_no_episodes, dataset.element_spec)
+                empty = tf.nest.map_structure(
+                    _no_episodes, dataset.element_spec
+                )
                 dataset = dataset.concatenate(
                     tf.data.Dataset.from_tensors(empty)
                 )
