@@ -337,3 +337,28 @@ def test_keras_builds_from_the_batch_of_one_replica():
 def _input_and_output():
     x = keras.Input((2,))
     return x, keras.layers.Dense(1)(x)
+
+
+def test_a_model_knows_whether_it_belongs_to_several_workers():
+    # `tests/several_workers_test.py` has the other answer.
+    assert keras_internals.strategy_of_workers(small_mlp()) is None
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        assert keras_internals.strategy_of_workers(small_mlp()) is None
+
+
+def test_keras_does_not_know_the_strategy_of_workers(monkeypatch):
+    # Keras compares its class, and reduces what cannot be reduced.
+    class Model(keras_internals.LogsOfOneWorker, keras.Model):
+        pass
+
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    with strategy.scope():
+        model = Model(*_input_and_output())
+        model.compile("sgd", "mse")
+    monkeypatch.setattr(
+        keras_internals, "strategy_of_workers", lambda model: strategy
+    )
+    assert not isinstance(model.distribute_strategy, type(strategy))
+    assert model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0).history
+    model.is_predicting = True
+    assert model.distribute_strategy is strategy

@@ -19,13 +19,15 @@ from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
 
 
-def made(strategy):
+def made(strategy, batch_norm=True):
     with strategy.scope() if strategy else contextlib.nullcontext():
         meta_model = keras_maml.MetaModel(
-            small_mlp(batch_norm=True), inner_optimizer=0.1, task_map="loop"
+            small_mlp(batch_norm=batch_norm),
+            inner_optimizer=0.1,
+            task_map="loop",
         )
         meta_model.compile(
-            keras.optimizers.SGD(0.5, momentum=0.5, clipnorm=0.2),
+            keras.optimizers.SGD(0.1, momentum=0.5, clipnorm=0.5),
             "mse",
             metrics=["mae"],
         )
@@ -63,7 +65,7 @@ def streams(strategy):
 
 def few_steps(strategy):
     """As `streams`, for the everyday test."""
-    meta_model = made(strategy)
+    meta_model = made(strategy, batch_norm=False)
     batch_logs = BatchLogs()
     history = meta_model.fit(
         keras_maml.tasks.Sinusoid(k_shot=4, q_query=4, seed=1).batch(5),

@@ -64,13 +64,30 @@ def _split(dataset, strategy):
             options.experimental_distribute.auto_shard_policy = policies.DATA
         return dataset.with_options(options)
 
-    def own_part(context):
-        replicas = context.num_replicas_in_sync
-        own = replicas // context.num_input_pipelines
-        first = context.input_pipeline_id * own
-        parts = [stream.part(first + i, replicas) for i in range(own)]
-        # The replicas of this worker take turns.
-        turns = tf.data.Dataset.range(own).repeat()
-        return tf.data.Dataset.choose_from_datasets(parts, turns)
+    return strategy.distribute_datasets_from_function(
+        lambda context: own_part(stream, context)
+    )
 
-    return strategy.distribute_datasets_from_function(own_part)
+
+def own_part(stream, context):
+    """Returns the episodes of the replicas of one worker, which take turns.
+
+    Args:
+        stream: an `EpisodeStream`.
+        context: the `tf.distribute.InputContext` of the worker.
+    """
+    replicas = context.num_replicas_in_sync
+    own = replicas // context.num_input_pipelines
+    first = context.input_pipeline_id * own
+    parts = [stream.part(first + i, replicas) for i in range(own)]
+    if own == 1:
+        return parts[0]
+    turns = tf.data.Dataset.range(own).repeat()
+    dataset = tf.data.Dataset.choose_from_datasets(parts, turns)
+    if stream.count is None:
+        # Else TensorFlow asks all workers for data before each step.
+        endless = tf.data.experimental.assert_cardinality(
+            tf.data.INFINITE_CARDINALITY
+        )
+        dataset = dataset.apply(endless)
+    return dataset
