@@ -200,3 +200,43 @@ def test_several_inputs_have_names_of_their_own(tmp_path):
         "query_x_a",
         "query_x_b",
     } == set(arguments)
+
+
+def test_wrong_sizes_are_refused_when_served(tmp_path):
+    meta_model = keras_maml.MetaModel(small_mlp(), inner_loss="mse")
+    x, _ = regression_batch()
+    meta_model.predict(x, verbose=0)
+    meta_model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+    for change, message in (
+        ({"support_y": x["support_y"][:, :1]}, "arrays of the support set"),
+        ({"query_x": x["query_x"][:2]}, "the same number of tasks"),
+        ({"query_x": x["query_x"][:, :0]}, "query set may be empty"),
+        (
+            {k: x[k][:, :0] for k in ("support_x", "support_y")},
+            "Neither the support nor",
+        ),
+        ({k: v[:0] for k, v in x.items()}, "at least one task"),
+    ):
+        wrong = {**x, **change}
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            saved.serve(
+                wrong["support_x"], wrong["support_y"], wrong["query_x"]
+            )
+
+
+def test_a_label_that_is_no_class_is_refused_when_served(tmp_path):
+    x, _ = class_batch()
+    meta_model = keras_maml.MetaModel(
+        small_mlp(2, 3), inner_loss="sparse_categorical_crossentropy"
+    )
+    meta_model.predict(x, verbose=0)
+    meta_model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+    for label in (3, -1):
+        y = np.full_like(x["support_y"], label)
+        with pytest.raises(
+            tf.errors.InvalidArgumentError,
+            match="`support_y` must hold class labels, integers from 0 to 2",
+        ):
+            saved.serve(x["support_x"], y, x["query_x"])

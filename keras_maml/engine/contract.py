@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.engine import run_time_checks
+from keras_maml.engine.run_time_checks import check_lengths
+
 KEYS = ("support_x", "support_y", "query_x")
 _FORM = (
     "A meta-batch is `(x, y)` or `(x, y, sample_weight)`, where x is a dict of "
@@ -11,10 +14,34 @@ _FORM = (
     '"query_x" (tasks, query, ...) and optionally "support_weight" '
     "(tasks, support), and y are the query targets (tasks, query, ...)."
 )
+_TASKS = (
+    f"{_FORM} All arrays must have the same number of tasks (first axis), and "
+    "there must be at least one task."
+)
+_SUPPORT = (
+    f"{_FORM} All arrays of the support set must have the same number of "
+    "examples (second axis). Neither the support nor the query set may be "
+    "empty."
+)
+_QUERY = (
+    f"{_FORM} All arrays of the query set must have the same number of "
+    "examples (second axis). Neither the support nor the query set may be "
+    "empty."
+)
+_TARGETS = (
+    f"{_FORM} The first two axes of y must equal the first two axes of "
+    '"query_x".'
+)
+_WEIGHTS = (
+    "`sample_weight` must have the axes (tasks, query), or (tasks, 1) for one "
+    "weight per task."
+)
 
 
 def check_inputs(x):
     """Returns `x` as a dict of tensors.
+
+    Sizes that a trace does not know are checked when the tensors have values.
 
     Raises:
         ValueError: if `x` does not have the form of a meta-batch.
@@ -28,7 +55,7 @@ def check_inputs(x):
             f"{_FORM} Missing keys: {missing}; unknown keys: {unknown}. "
             f"Received: x with keys {sorted(x)}"
         )
-    x = {key: tf.nest.map_structure(_tensor, x[key]) for key in x}
+    x = {key: tensors(key, x[key]) for key in x}
     shapes = {
         key: [t.shape for t in tf.nest.flatten(x[key])] for key in sorted(x)
     }
@@ -38,36 +65,23 @@ def check_inputs(x):
             if shape.rank is None or shape.rank < 2:
                 raise ValueError(
                     f'{_FORM} "{key}" must have at least the two axes of '
-                    f"tasks and examples. {received}"
+                    "tasks and examples. If the number of axes is unknown, "
+                    f"call `tf.ensure_shape`. {received}"
                 )
-    all_shapes = [shape for key in shapes for shape in shapes[key]]
-    tasks = {shape[0] for shape in all_shapes} - {None}
-    if len(tasks) > 1:
-        raise ValueError(
-            f"{_FORM} All arrays must have the same number of tasks (first "
-            f"axis). {received}"
-        )
-    if tasks == {0}:
-        raise ValueError(f"{_FORM} There must be at least one task. {received}")
-    support_shapes = shapes["support_x"] + shapes["support_y"]
-    support_shapes += shapes.get("support_weight", [])
-    support_sizes = {shape[1] for shape in support_shapes} - {None}
-    if len(support_sizes) > 1:
-        raise ValueError(
-            f"{_FORM} All arrays of the support set must have the same number "
-            f"of examples (second axis). {received}"
-        )
-    if 0 in support_sizes | {shape[1] for shape in shapes["query_x"]}:
-        raise ValueError(
-            f"{_FORM} Neither the support nor the query set may be empty. "
-            f"{received}"
-        )
     if shapes.get("support_weight", [tf.TensorShape([1, 1])])[0].rank != 2:
         raise ValueError(
             f'{_FORM} "support_weight" must have one number per example. '
             f"{received}"
         )
-    return x
+    support = [x[key] for key in x if key != "query_x"]
+    return run_time_checks.after(
+        [
+            check_lengths(x, 0, _TASKS, received),
+            check_lengths(support, 1, _SUPPORT, received),
+            check_lengths(x["query_x"], 1, _QUERY, received),
+        ],
+        x,
+    )
 
 
 def check_targets(x, y, sample_weight):
@@ -78,42 +92,43 @@ def check_targets(x, y, sample_weight):
     """
     if y is None:
         raise ValueError(f"{_FORM} Received: y=None")
-    y = tf.nest.map_structure(_tensor, y)
-    if sample_weight is not None:
-        sample_weight = tf.nest.map_structure(_tensor, sample_weight)
-    query = tf.nest.flatten(x["query_x"])[0].shape
+    y = tensors("y", y)
+    query = tf.nest.flatten(x["query_x"])[0]
+    checks = []
     for target in tf.nest.flatten(y):
         shape = target.shape
-        if (
-            shape.rank is None
-            or shape.rank < 2
-            or not (query[:2].is_compatible_with(shape[:2]))
-        ):
-            raise ValueError(
-                f"{_FORM} The first two axes of y must equal the first two "
-                f'axes of "query_x". Received: y of shape {shape}, "query_x" '
-                f"of shape {query}"
-            )
+        received = (
+            f'Received: y of shape {shape}, "query_x" of shape {query.shape}'
+        )
+        if shape.rank is None or shape.rank < 2:
+            raise ValueError(f"{_TARGETS} {received}")
+        checks += [
+            check_lengths([query, target], axis, _TARGETS, received)
+            for axis in (0, 1)
+        ]
+    sample_weight = tf.nest.map_structure(
+        lambda w: None if w is None else _tensor("sample_weight", w),
+        sample_weight,
+    )
     for weight in tf.nest.flatten(sample_weight):
         if weight is None:
             continue
         shape = weight.shape
+        received = (
+            f"Received: sample_weight of shape {shape}, "
+            f'"query_x" of shape {query.shape}'
+        )
         if shape.rank is None or shape.rank < 2:
             raise ValueError(
-                "`sample_weight` must have the axes (tasks, query), or "
-                "(tasks, 1) for one weight per task. `class_weight` cannot be "
-                "used, because a label means another class in each task. "
-                f"Received: sample_weight of shape {shape}"
+                f"{_WEIGHTS} `class_weight` cannot be used, because a label "
+                f"means another class in each task. {received}"
             )
-        if not shape[:1].is_compatible_with(query[:1]) or (
-            shape[1] not in (None, 1, query[1]) and query[1] is not None
-        ):
-            raise ValueError(
-                "`sample_weight` must have the axes (tasks, query), or "
-                "(tasks, 1) for one weight per task. Received: sample_weight "
-                f'of shape {shape}, "query_x" of shape {query}'
+        checks.append(check_lengths([query, weight], 0, _WEIGHTS, received))
+        if shape[1] != 1:
+            checks.append(
+                check_lengths([query, weight], 1, _WEIGHTS, received, True)
             )
-    return y, sample_weight
+    return run_time_checks.after(checks, (y, sample_weight))
 
 
 def check_support(support_x, support_y, support_weight=None):
@@ -124,11 +139,11 @@ def check_support(support_x, support_y, support_weight=None):
             of examples.
     """
     x = {
-        "support_x": tf.nest.map_structure(_tensor, support_x),
-        "support_y": tf.nest.map_structure(_tensor, support_y),
+        "support_x": tensors("support_x", support_x),
+        "support_y": tensors("support_y", support_y),
     }
     if support_weight is not None:
-        x["support_weight"] = _tensor(support_weight)
+        x["support_weight"] = tensors("support_weight", support_weight)
     shapes = [t.shape for t in tf.nest.flatten(x)]
     sizes = {shape[0] if shape.rank else 0 for shape in shapes}
     if len(sizes) > 1 or 0 in sizes:
@@ -167,19 +182,55 @@ def input_signature(inputs, learner):
     }
 
 
-def _tensor(value):
+def tensors(name, values):
+    """Returns a structure of dense tensors of numbers.
+
+    Args:
+        name: string, the argument that the values belong to.
+        values: structure of arrays and tensors.
+
+    Raises:
+        ValueError: if a value is no dense array of numbers.
+    """
+    return tf.nest.map_structure(lambda value: _tensor(name, value), values)
+
+
+def check_dtype(name, value):
+    """Raises `ValueError` if an array or tensor holds no numbers."""
+    is_array = isinstance(value, np.ndarray)
+    # Objects, texts and times.
+    if value.dtype.kind in "OSUMm" if is_array else value.dtype == tf.string:
+        raise ValueError(
+            f"`{name}` must hold numbers. Make an integer of each class, such "
+            "as with `np.unique(labels, return_inverse=True)`. "
+            f"Received: {name} of dtype {value.dtype}"
+        )
+
+
+def _tensor(name, value):
     if value is None:
-        raise ValueError(f"{_FORM} Received: a value that is None")
-    if tf.is_tensor(value):
-        return value
-    value = np.asarray(value)
-    if value.dtype.kind == "f":
-        value = value.astype(keras.backend.floatx())
+        raise ValueError(f"{_FORM} Received: a value that is None in {name}")
+    if isinstance(value, (tf.SparseTensor, tf.RaggedTensor)):
+        raise ValueError(
+            f"`{name}` must be a dense tensor. Call `tf.sparse.to_dense(...)`, "
+            "or `.to_tensor()` of a RaggedTensor. Rows of padding can have the "
+            "weight 0 in `support_weight` or `sample_weight`. "
+            f"Received: {name} of type {type(value).__name__}"
+        )
+    if not tf.is_tensor(value):
+        value = np.asarray(value)
+        if value.dtype.kind == "f":
+            value = value.astype(keras.backend.floatx())
+    check_dtype(name, value)
     return tf.convert_to_tensor(value)
 
 
 def _describe(shapes):
-    texts = {key: [str(tuple(s)) for s in shapes[key]] for key in shapes}
+    texts = {key: [_text(s) for s in shapes[key]] for key in shapes}
     return {
         key: text[0] if len(text) == 1 else text for key, text in texts.items()
     }
+
+
+def _text(shape):
+    return "of unknown rank" if shape.rank is None else str(tuple(shape))

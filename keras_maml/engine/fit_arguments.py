@@ -3,7 +3,10 @@
 import inspect
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from keras_maml.engine import contract
 
 # Which argument limits the steps over a dataset.
 _LIMITS = (
@@ -25,7 +28,8 @@ def checked(method, args, kwargs):
         An `inspect.BoundArguments`.
 
     Raises:
-        ValueError: if the call would never end.
+        ValueError: if the call would never end, or if an array holds texts or
+            other objects.
     """
     signature = inspect.signature(method)
     bound = signature.bind(*args, **kwargs)
@@ -37,7 +41,21 @@ def checked(method, args, kwargs):
                 limit,
                 bound.arguments.get(limit),
             )
+    for name in ("x", "y", "sample_weight", "validation_data"):
+        _check_dtypes(name, bound.arguments.get(name))
     return bound
+
+
+def _check_dtypes(name, arrays):
+    # Keras would say "Invalid dtype: str32".
+    if isinstance(arrays, dict):
+        for key, value in arrays.items():
+            _check_dtypes(key, value)
+    elif isinstance(arrays, list | tuple):
+        for value in arrays:
+            _check_dtypes(name, value)
+    elif isinstance(arrays, np.ndarray):
+        contract.check_dtype(name, arrays)
 
 
 def _check_ends(name, dataset, limit, steps):

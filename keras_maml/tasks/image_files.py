@@ -1,5 +1,6 @@
 """The images of a folder of class folders."""
 
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -61,12 +62,24 @@ def _images(
                 )
             yield from _images(path, follow_links, above | {target})
         elif is_image:
+            _check_path(path)
             if not path.is_file():
                 raise ValueError(
                     "An image must be a regular file, not a pipe, a socket or "
                     f"a device. Received: {path}"
                 )
             yield path
+
+
+def _check_path(path):
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            "The path of an image must be UTF-8, because TensorFlow reads no "
+            "other. Rename the file or folder, such as with `os.rename`. "
+            f"Received: {os.fsencode(path)!r}"
+        ) from error
 
 
 def _check_link(link, is_image, follow_links):

@@ -388,16 +388,6 @@ def test_fit_of_another_keras_model_must_be_called_by_resume(path):
         keras_model().fit(x, x, callbacks=[Resume(path)])
 
 
-def test_replicas_go_on(path):
-    def make():
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-            model = small_mlp()
-            model.compile("adam", "mse")
-        return model
-
-    check(path, make, (5,), "epoch", keras_fit)
-
-
 def test_arguments_are_checked(path):
     with pytest.raises(ValueError, match="`save_freq` must be an integer"):
         Resume(path, save_freq="batch")

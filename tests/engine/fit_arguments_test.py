@@ -1,6 +1,7 @@
-"""Calls of `fit`, `evaluate` and `predict` that would never end."""
+"""Arguments of `fit`, `evaluate` and `predict` that are refused at once."""
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -57,3 +58,20 @@ def test_what_limits_every_epoch_is_enough():
             compiled().fit(endless(), verbose=0)
     finally:
         keras.config.set_max_steps_per_epoch(None)
+
+
+def test_texts_are_refused_by_name():
+    x, y = regression_batch()
+    meta_model = compiled()
+    texts = np.full((4, 6, 1), "cat")
+    wrong = {**x, "support_y": texts}
+    for call, name in (
+        (lambda: meta_model.fit(wrong, y), "support_y"),
+        (lambda: meta_model.fit(x, texts), "y"),
+        (lambda: meta_model.fit(x, y, validation_data=(wrong, y)), "support_y"),
+        (lambda: meta_model.evaluate(x, [texts]), "y"),
+        (lambda: meta_model.predict(wrong), "support_y"),
+    ):
+        with pytest.raises(ValueError, match="must hold numbers") as error:
+            call()
+        assert f"Received: {name} of dtype <U3" in str(error.value)

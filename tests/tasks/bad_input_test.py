@@ -378,3 +378,16 @@ def test_pipe_named_as_an_image(tmp_path):
     with pytest.raises(ValueError, match="regular file") as caught:
         tasks.from_folder(tmp_path)
     assert_message(caught.value, ["Received: ", "a/1.png"])
+
+
+@pytest.mark.parametrize("name", [b"a/\xff.png", b"\xff/1.png"])
+def test_path_that_is_no_utf8(name, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    try:
+        os.mkdir(os.path.dirname(path))
+        open(path, "w").close()
+    except (OSError, UnicodeError):
+        pytest.skip("This file system has no such names.")
+    with pytest.raises(ValueError, match="must be UTF-8") as caught:
+        tasks.from_folder(tmp_path)
+    assert_message(caught.value, ["os.rename", "Received: ", repr(name)[2:]])
