@@ -1,9 +1,11 @@
 """All private names of Keras and TensorFlow that the library uses.
 
 `tests/keras_internals_test.py` has a test for each name. The test says what
-breaks when an update of Keras or TensorFlow removes the name.
+breaks when an update of Keras or TensorFlow removes the name. The names that
+distribution strategies need stand in `keras_distribution.py`.
 """
 
+import contextlib
 import functools
 
 import keras
@@ -25,6 +27,24 @@ REPLACED_FUNCTIONS = {
 
 # What Keras's generator adds to its seed with each draw.
 SEED_INCREMENT = (0, 1)
+
+# What Keras's callbacks know of the epochs before, and set in these attributes.
+CALLBACK_STATE = {
+    "EarlyStopping": (
+        "best",
+        "best_epoch",
+        "best_weights",
+        "stopped_epoch",
+        "wait",
+    ),
+    "ModelCheckpoint": (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+    ),
+    "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),
+    "SwapEMAWeights": ("_ema_weights_in_model",),
+}
 
 # Words in TensorFlow's errors about operations that it cannot vectorize.
 _VECTORIZATION_WORDS = ("loop invariant", "pfor")
@@ -85,28 +105,136 @@ def start_at_first_epoch(model):
     model._initial_epoch = None
 
 
+def build_all(model, element_spec):
+    """Builds a compiled model, its optimizer and its metrics.
+
+    Otherwise the first step of `fit` does so, unless there is a strategy.
+
+    Args:
+        model: a compiled model.
+        element_spec: structure of `tf.TensorSpec`, an element of the dataset.
+    """
+    model._symbolic_build(data_batch=element_spec)
+
+
+@contextlib.contextmanager
+def watching_epochs(model, function):
+    """Calls `function` with the `Epochs` of the `fit` inside the context.
+
+    Keras calls it once the data are there, and before any callback.
+    """
+    # `fit` hands its iterator to this method first.
+    build = model._maybe_symbolic_build
+
+    def build_and_watch(iterator=None, data_batch=None):
+        del model.__dict__["_maybe_symbolic_build"]
+        build(iterator=iterator, data_batch=data_batch)
+        function(Epochs(iterator))
+
+    # Not by Keras, which looks into what it is given.
+    model.__dict__["_maybe_symbolic_build"] = build_and_watch
+    try:
+        yield
+    finally:
+        model.__dict__.pop("_maybe_symbolic_build", None)
+
+
+class Epochs:
+    """The iterator of `fit` over the steps of its epochs.
+
+    Where `steps_per_epoch` is given, epochs share a pass over the dataset.
+    Otherwise each makes its own pass.
+
+    Args:
+        iterator: Keras's `TFEpochIterator`.
+
+    Attributes:
+        step: int, the steps of the running epoch that have begun.
+    """
+
+    def __init__(self, iterator):
+        self._iterator = iterator
+        self._enumerate = iterator._enumerate_iterator
+        self._first = None
+        self.step = 0
+        iterator._enumerate_iterator = self._steps
+
+    @property
+    def adapter(self):
+        """The name of Keras's class for this kind of data."""
+        return type(self._iterator.data_adapter).__name__
+
+    @property
+    def dataset(self):
+        """The data as a `tf.data.Dataset`."""
+        return self._iterator.data_adapter.get_tf_dataset()
+
+    @property
+    def steps_per_epoch(self):
+        """The steps of an epoch, or `None` as long as nobody knows."""
+        return self._iterator.num_batches
+
+    @property
+    def steps_per_execution(self):
+        """The steps that Keras takes at once."""
+        return self._iterator.steps_per_execution
+
+    @property
+    def place(self):
+        """The meta-batches that were taken from the current pass."""
+        return self._iterator._steps_seen
+
+    @property
+    def place_after_epoch(self):
+        """What `place` will be when the next epoch begins."""
+        iterator = self._iterator
+        if iterator.steps_per_epoch is None or not iterator._current_iterator:
+            return 0
+        return iterator._steps_seen
+
+    @property
+    def pass_is_over(self):
+        """Whether the current pass has no further meta-batch."""
+        count = self._iterator._num_batches
+        return bool(count) and self.place >= count
+
+    def go_on(self, dataset, place, step):
+        """Lets the first epoch begin in its middle.
+
+        Args:
+            dataset: `tf.data.Dataset`, the rest of the current pass. Later
+                passes are whole.
+            place: int, the meta-batches of this pass that are over.
+            step: int, the steps of the first epoch that are over.
+        """
+        iterator = self._iterator
+        whole = iterator._get_iterator
+        strategy = iterator._distribute_strategy
+        rest = strategy.experimental_distribute_dataset(dataset)
+
+        def get_iterator():
+            iterator._get_iterator = whole
+            return rest
+
+        iterator._get_iterator = get_iterator
+        self._first = place, step
+
+    def _steps(self):
+        first, self._first = self._first, None
+        for begin, *others in self._enumerate():
+            if first is not None:
+                place, step = first
+                if begin < step:
+                    continue
+                self._iterator._steps_seen += place - step
+                first = None
+            self.step = begin + self.steps_per_execution
+            yield begin, *others
+
+
 def loss_tracker(model):
     """Returns the metric of a compiled model that averages the loss."""
     return model._loss_tracker
-
-
-def without_summing(optimizer):
-    """Returns an optimizer with the same variables that sums no gradients.
-
-    Under a distribution strategy, an optimizer of Keras sums the gradients of
-    the replicas, but only after it has clipped them, accumulated them, and
-    looked for infinite ones. The optimizer that this function returns expects
-    gradients that are summed already.
-    """
-    other = object.__new__(type(optimizer))
-    other.__dict__.update(optimizer.__dict__)
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = without_summing(optimizer.inner_optimizer)
-        other.__dict__["inner_optimizer"] = inner
-    # To raise if Keras no longer has the method.
-    assert optimizer._all_reduce_sum_gradients
-    other.__dict__["_all_reduce_sum_gradients"] = list
-    return other
 
 
 def unbuilt_metrics(model):
@@ -124,49 +252,6 @@ class AutoJitCompile:
 
     def _resolve_auto_jit_compile(self):
         return super()._resolve_auto_jit_compile() or None
-
-
-def strategy_of_workers(model):
-    """Returns the strategy of a model that belongs to several processes.
-
-    The result is `None` for any other model.
-    """
-    strategy = model._distribute_strategy
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        if strategy.extended._in_multi_worker_mode():
-            return strategy
-    return None
-
-
-class LogsOfOneWorker:
-    """Lets Keras take the logs of a step from its own worker.
-
-    Under a `MultiWorkerMirroredStrategy`, Keras reduces logs in a way that
-    scalars do not have (keras-team/keras#20585). A model of this class returns
-    the same logs on all replicas, so nothing needs to be reduced. `fit` and
-    `evaluate` do not know the strategy by its class then.
-
-    Attributes:
-        is_predicting: bool. Whether Keras is to gather the outputs of all
-            workers.
-    """
-
-    is_predicting = False
-
-    @property
-    def distribute_strategy(self):
-        strategy = strategy_of_workers(self)
-        if strategy is None or self.is_predicting:
-            return super().distribute_strategy
-        return _OfUnknownClass(strategy)
-
-
-class _OfUnknownClass:
-    def __init__(self, strategy):
-        self._strategy = strategy
-
-    def __getattr__(self, name):
-        return getattr(self._strategy, name)
 
 
 class CheckedData:
@@ -198,27 +283,6 @@ class NoDefaultSignature:
     """
 
     _default_save_signature = None
-
-
-class BuiltFromOneReplica:
-    """Lets Keras build a model from the first batch of one replica.
-
-    Under a distribution strategy, Keras builds models, metrics and optimizers
-    before the first trace, from the mean of the replicas' batches. Replicas
-    with different numbers of tasks have no such mean, nor have the batches of
-    several machines.
-    """
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        strategy = self._distribute_strategy
-        if strategy is not None and iterator is not None:
-            _, _, batches = next(iter(iterator))
-            data_batch = tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0],
-                next(batches),
-            )
-            iterator = None
-        super()._maybe_symbolic_build(iterator, data_batch)
 
 
 def is_library_function(function):

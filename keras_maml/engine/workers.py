@@ -3,26 +3,22 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_maml import keras_internals
+from keras_maml import keras_distribution
 from keras_maml.streams import stream_of
 
 
-def split_data(meta_model, arguments, shuffle=False):
-    """Gives each worker its part of every meta-batch.
-
-    Does nothing unless the model belongs to several workers.
+def check_data(meta_model, arguments, shuffle=False):
+    """Checks that workers can share each meta-batch.
 
     Args:
         meta_model: a `MetaModel`.
-        arguments: dict, the arguments of `fit`, `evaluate` or `predict`, in
-            which datasets are replaced.
+        arguments: dict, the arguments of `fit`, `evaluate` or `predict`.
         shuffle: bool. Whether Keras would shuffle arrays.
 
     Raises:
-        ValueError: if workers would not share each meta-batch.
+        ValueError: if the model belongs to several workers, and they cannot.
     """
-    strategy = keras_internals.strategy_of_workers(meta_model)
-    if strategy is None:
+    if keras_distribution.strategy_of_workers(meta_model) is None:
         return
     if meta_model.steps_per_execution > 1:
         raise ValueError(
@@ -32,19 +28,18 @@ def split_data(meta_model, arguments, shuffle=False):
         )
     for name in ("x", "validation_data"):
         data = arguments.get(name)
-        if isinstance(data, tf.data.Dataset):
-            arguments[name] = _split(data, strategy)
-        elif not all(
+        if isinstance(data, tf.data.Dataset | tf.distribute.DistributedDataset):
+            continue
+        if not all(
             isinstance(leaf, np.ndarray | tf.Tensor | None)
             for leaf in tf.nest.flatten(data)
         ):
-            if not isinstance(data, tf.distribute.DistributedDataset):
-                raise ValueError(
-                    "With several workers, the data must be a "
-                    "`tf.data.Dataset` or arrays, because workers cannot "
-                    f"share what a generator yields. Received: {name}={data!r}"
-                )
-        elif shuffle and name == "x" and data is not None:
+            raise ValueError(
+                "With several workers, the data must be a `tf.data.Dataset` or "
+                "arrays, because workers cannot share what a generator yields. "
+                f"Received: {name}={data!r}"
+            )
+        if shuffle and name == "x" and data is not None:
             raise ValueError(
                 "With several workers, arrays need `shuffle=False`: each "
                 "worker would shuffle them in another order. "
@@ -52,21 +47,22 @@ def split_data(meta_model, arguments, shuffle=False):
             )
 
 
-def _split(dataset, strategy):
+def distributed_dataset(dataset, strategy):
+    """Gives each worker its part of every meta-batch."""
     stream = stream_of(dataset)
-    if stream is None:
-        # TensorFlow splits each meta-batch. By default, it would give workers
-        # files of their own, of which one may have more than another.
+    if stream is not None:
+        return strategy.distribute_datasets_from_function(
+            lambda context: own_part(stream, context)
+        )
+    # TensorFlow splits each meta-batch. By default, it would give workers files
+    # of their own, of which one may have more than another.
+    policies = tf.data.experimental.AutoShardPolicy
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    if policy == policies.AUTO:
         options = tf.data.Options()
-        policies = tf.data.experimental.AutoShardPolicy
-        policy = dataset.options().experimental_distribute.auto_shard_policy
-        if policy == policies.AUTO:
-            options.experimental_distribute.auto_shard_policy = policies.DATA
-        return dataset.with_options(options)
-
-    return strategy.distribute_datasets_from_function(
-        lambda context: own_part(stream, context)
-    )
+        options.experimental_distribute.auto_shard_policy = policies.DATA
+        dataset = dataset.with_options(options)
+    return strategy.experimental_distribute_dataset(dataset)
 
 
 def own_part(stream, context):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
-from keras_maml import keras_internals
+from keras_maml import keras_distribution
 from keras_maml.engine import workers
 from keras_maml.streams import stream_of
 from tests.sample_models import regression_batch
@@ -14,10 +14,12 @@ from tests.sample_models import regression_model
 
 @pytest.fixture
 def meta_model(monkeypatch):
-    """A model that believes that it belongs to two workers."""
+    """A model that believes that it belongs to several workers."""
     meta_model = regression_model()
     monkeypatch.setattr(
-        keras_internals, "strategy_of_workers", lambda model: tf.distribute
+        keras_distribution,
+        "strategy_of_workers",
+        lambda model: tf.distribute.get_strategy(),
     )
     return meta_model
 
@@ -62,7 +64,11 @@ def test_arrays_must_not_be_shuffled(meta_model):
     x, y = regression_batch()
     with pytest.raises(ValueError, match="need `shuffle=False`.* shuffle=True"):
         meta_model.fit(x, y)
-    workers.split_data(meta_model, {"x": x, "validation_data": (x, y)})
+    # This one splits them itself.
+    history = meta_model.fit(
+        x, y, validation_data=(x, y), shuffle=False, verbose=0
+    )
+    assert history.history
 
 
 def test_a_generator_is_refused(meta_model):
@@ -79,16 +85,22 @@ def test_several_steps_at_a_time_are_refused(meta_model):
         meta_model.fit(*regression_batch(), shuffle=False)
 
 
-def test_tensorflow_splits_other_datasets_by_their_elements(meta_model):
+class Strategy:
+    """One that distributes nothing."""
+
+    def experimental_distribute_dataset(self, dataset):
+        return dataset
+
+
+def test_tensorflow_splits_other_datasets_by_their_elements():
+    def policy(dataset):
+        dataset = workers.distributed_dataset(dataset, Strategy())
+        return dataset.options().experimental_distribute.auto_shard_policy
+
     policies = tf.data.experimental.AutoShardPolicy
-    arguments = {"x": tf.data.Dataset.from_tensors(regression_batch())}
-    workers.split_data(meta_model, arguments)
-    options = arguments["x"].options().experimental_distribute
-    assert options.auto_shard_policy == policies.DATA
+    dataset = tf.data.Dataset.from_tensors(regression_batch())
+    assert policy(dataset) == policies.DATA
     # A user who has split the data says so.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = policies.OFF
-    arguments["x"] = arguments["x"].with_options(options)
-    workers.split_data(meta_model, arguments)
-    options = arguments["x"].options().experimental_distribute
-    assert options.auto_shard_policy == policies.OFF
+    assert policy(dataset.with_options(options)) == policies.OFF
