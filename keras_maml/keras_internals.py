@@ -5,6 +5,9 @@ breaks when an update of Keras or TensorFlow removes the name.
 """
 
 import functools
+import logging
+import re
+import threading
 
 import keras
 import tensorflow as tf
@@ -25,9 +28,6 @@ REPLACED_FUNCTIONS = {
 
 # What Keras's generator adds to its seed with each draw.
 SEED_INCREMENT = (0, 1)
-
-# Words in TensorFlow's errors about operations that it cannot vectorize.
-_VECTORIZATION_WORDS = ("loop invariant", "pfor")
 
 # XLA compiles these only for indices that are constants; what TensorFlow makes
 # of a vectorized `tf.cond` has others.
@@ -178,12 +178,48 @@ def out_of_line(function):
     )
 
 
-def is_vectorization_error(error):
-    """Returns whether `tf.vectorized_map` could not vectorize an operation."""
-    error_types = (ValueError, NotImplementedError, AssertionError)
-    return isinstance(error, error_types) and any(
-        word in str(error) for word in _VECTORIZATION_WORDS
-    )
+class VectorizationLog(logging.Filter):
+    """Keeps what TensorFlow logs of an operation that it cannot vectorize.
+
+    TensorFlow logs kilobytes of the graph for each one, and advice to itself.
+    While a `with` block runs, `text` gets that in the place of the log.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.text = ""
+        self._thread = threading.get_ident()
+
+    def __enter__(self):
+        tf.get_logger().addFilter(self)
+        return self
+
+    def __exit__(self, *exception):
+        tf.get_logger().removeFilter(self)
+
+    def filter(self, record):
+        is_mine = record.module == "pfor" and record.thread == self._thread
+        if is_mine:
+            self.text += record.getMessage()
+        return not is_mine
+
+    def operation(self, error):
+        """Returns the type and the place of the operation that failed.
+
+        Args:
+            error: what `tf.vectorized_map` raised.
+
+        Returns:
+            Two strings, or `None` if TensorFlow does not say.
+        """
+        text = str(error) + self.text
+        op = re.search(r'^\s*op: "(\w+)"', text, re.MULTILINE)
+        if op is None:
+            return None
+        # A derivative has the place of what it derives from.
+        places = re.findall(r'(?:name|input): "loop_body/([^":]+)', text)
+        inside = [place for place in places if "/" in place]
+        return op[1], (inside or places or [""])[0]
 
 
 def operations_without_xla(function):

@@ -5,6 +5,7 @@ A test that fails here after an update says which function of
 """
 
 import functools
+import logging
 
 import keras
 import numpy as np
@@ -199,17 +200,63 @@ def test_a_function_out_of_line_is_not_inlined():
     assert concrete.function_def.attr["_noinline"].b
 
 
-def test_what_tensorflow_says_when_it_cannot_vectorize():
-    with pytest.raises(Exception, match="pfor") as caught:
-        tf.function(
-            lambda x: tf.vectorized_map(
-                lambda v: tf.random.stateless_uniform([2], v),
-                x,
-                fallback_to_while_loop=False,
-            )
-        )(tf.constant([[1, 2], [3, 4]]))
-    assert keras_internals.is_vectorization_error(caught.value)
-    assert not keras_internals.is_vectorization_error(ValueError("other"))
+def map_vectorized(function, values):
+    return tf.function(
+        lambda: tf.vectorized_map(
+            function, values, fallback_to_while_loop=False
+        )
+    )()
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        # TensorFlow has no converter.
+        (
+            lambda seed: tf.random.stateless_uniform([2], tf.stack([seed, 1])),
+            "StatelessRandomGetKeyCounter",
+        ),
+        # A converter refuses, and TensorFlow logs it.
+        (
+            lambda value: tf.nn.conv1d(
+                tf.ones([1, 3, 1]),
+                tf.fill([1, 1, 1], tf.cast(value, tf.float32)),
+                1,
+                "SAME",
+            ),
+            "Conv2D",
+        ),
+    ],
+)
+def test_what_tensorflow_says_when_it_cannot_vectorize(
+    function, operation, caplog
+):
+    with (
+        keras_internals.VectorizationLog() as log,
+        pytest.raises(ValueError, match=".") as caught,
+    ):
+        map_vectorized(function, tf.range(3))
+    op_type, place = log.operation(caught.value)
+    assert op_type == operation
+    assert place
+    assert "pfor" not in caplog.text
+
+
+def test_other_words_in_the_log_stay():
+    seen = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            seen.append(record.getMessage())
+
+    handler = Handler()
+    tf.get_logger().addHandler(handler)
+    with keras_internals.VectorizationLog() as log:
+        tf.get_logger().error("other words")
+    tf.get_logger().removeHandler(handler)
+    assert seen == ["other words"]
+    assert not log.text
+    assert log.operation(ValueError("no graph")) is None
 
 
 def test_operations_without_a_kernel_of_xla():
