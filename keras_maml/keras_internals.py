@@ -1,13 +1,11 @@
-"""All private names of Keras and TensorFlow that the library uses.
+"""All private names of Keras, and some of TensorFlow, that the library uses.
 
+`tensorflow_internals.py` has those of vectorizing and compiling.
 `tests/keras_internals_test.py` has a test for each name. The test says what
 breaks when an update of Keras or TensorFlow removes the name.
 """
 
-import functools
-import logging
-import re
-import threading
+import contextlib
 
 import keras
 import tensorflow as tf
@@ -29,9 +27,23 @@ REPLACED_FUNCTIONS = {
 # What Keras's generator adds to its seed with each draw.
 SEED_INCREMENT = (0, 1)
 
-# XLA compiles these only for indices that are constants; what TensorFlow makes
-# of a vectorized `tf.cond` has others.
-_XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
+# What Keras's callbacks know of the epochs before, and set in these attributes.
+CALLBACK_STATE = {
+    "EarlyStopping": (
+        "best",
+        "best_epoch",
+        "best_weights",
+        "stopped_epoch",
+        "wait",
+    ),
+    "ModelCheckpoint": (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+    ),
+    "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),
+    "SwapEMAWeights": ("_ema_weights_in_model",),
+}
 
 
 def all_layers(model, include_self=True):
@@ -85,6 +97,133 @@ def start_at_first_epoch(model):
     model._initial_epoch = None
 
 
+def build_all(model, element_spec):
+    """Builds a compiled model, its optimizer and its metrics.
+
+    Otherwise the first step of `fit` does so, unless there is a strategy.
+
+    Args:
+        model: a compiled model.
+        element_spec: structure of `tf.TensorSpec`, an element of the dataset.
+    """
+    model._symbolic_build(data_batch=element_spec)
+
+
+@contextlib.contextmanager
+def watching_epochs(model, function):
+    """Calls `function` with the `Epochs` of the `fit` inside the context.
+
+    Keras calls it once the data are there, and before any callback.
+    """
+    # `fit` hands its iterator to this method first.
+    build = model._maybe_symbolic_build
+
+    def build_and_watch(iterator=None, data_batch=None):
+        del model.__dict__["_maybe_symbolic_build"]
+        build(iterator=iterator, data_batch=data_batch)
+        function(Epochs(iterator))
+
+    # Not by Keras, which looks into what it is given.
+    model.__dict__["_maybe_symbolic_build"] = build_and_watch
+    try:
+        yield
+    finally:
+        model.__dict__.pop("_maybe_symbolic_build", None)
+
+
+class Epochs:
+    """The iterator of `fit` over the steps of its epochs.
+
+    Where `steps_per_epoch` is given, epochs share a pass over the dataset.
+    Otherwise each makes its own pass.
+
+    Args:
+        iterator: Keras's `TFEpochIterator`.
+
+    Attributes:
+        step: int, the steps of the running epoch that have begun.
+    """
+
+    def __init__(self, iterator):
+        self._iterator = iterator
+        self._enumerate = iterator._enumerate_iterator
+        self._first = None
+        self.step = 0
+        iterator._enumerate_iterator = self._steps
+
+    @property
+    def adapter(self):
+        """The name of Keras's class for this kind of data."""
+        return type(self._iterator.data_adapter).__name__
+
+    @property
+    def dataset(self):
+        """The data as a `tf.data.Dataset`."""
+        return self._iterator.data_adapter.get_tf_dataset()
+
+    @property
+    def steps_per_epoch(self):
+        """The steps of an epoch, or `None` as long as nobody knows."""
+        return self._iterator.num_batches
+
+    @property
+    def steps_per_execution(self):
+        """The steps that Keras takes at once."""
+        return self._iterator.steps_per_execution
+
+    @property
+    def place(self):
+        """The meta-batches that were taken from the current pass."""
+        return self._iterator._steps_seen
+
+    @property
+    def place_after_epoch(self):
+        """What `place` will be when the next epoch begins."""
+        iterator = self._iterator
+        if iterator.steps_per_epoch is None or not iterator._current_iterator:
+            return 0
+        return iterator._steps_seen
+
+    @property
+    def pass_is_over(self):
+        """Whether the current pass has no further meta-batch."""
+        count = self._iterator._num_batches
+        return bool(count) and self.place >= count
+
+    def go_on(self, dataset, place, step):
+        """Lets the first epoch begin in its middle.
+
+        Args:
+            dataset: `tf.data.Dataset`, the rest of the current pass. Later
+                passes are whole.
+            place: int, the meta-batches of this pass that are over.
+            step: int, the steps of the first epoch that are over.
+        """
+        iterator = self._iterator
+        whole = iterator._get_iterator
+        strategy = iterator._distribute_strategy
+        rest = strategy.experimental_distribute_dataset(dataset)
+
+        def get_iterator():
+            iterator._get_iterator = whole
+            return rest
+
+        iterator._get_iterator = get_iterator
+        self._first = place, step
+
+    def _steps(self):
+        first, self._first = self._first, None
+        for begin, *others in self._enumerate():
+            if first is not None:
+                place, step = first
+                if begin < step:
+                    continue
+                self._iterator._steps_seen += place - step
+                first = None
+            self.step = begin + self.steps_per_execution
+            yield begin, *others
+
+
 def loss_tracker(model):
     """Returns the metric of a compiled model that averages the loss."""
     return model._loss_tracker
@@ -124,6 +263,21 @@ class AutoJitCompile:
 
     def _resolve_auto_jit_compile(self):
         return super()._resolve_auto_jit_compile() or None
+
+
+class CheckedData:
+    """Lets a model check the data of steps that XLA compiles as a whole.
+
+    XLA has no errors: it would drop the checks within the step.
+    """
+
+    def _autoconvert_optionals(self, step_func):
+        # Keras passes each step, compiled or not, to this method.
+        if not self.jit_compile:
+            return super()._autoconvert_optionals(step_func)
+        return super()._autoconvert_optionals(
+            lambda data: step_func(self.checked_data(data))
+        )
 
 
 def is_saving_h5():
@@ -176,87 +330,3 @@ def out_of_line(function):
         autograph=False,
         experimental_attributes={"_noinline": True},
     )
-
-
-class VectorizationLog(logging.Filter):
-    """Keeps what TensorFlow logs of an operation that it cannot vectorize.
-
-    TensorFlow logs kilobytes of the graph for each one, and advice to itself.
-    While a `with` block runs, `text` gets that in the place of the log.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.text = ""
-        self._thread = threading.get_ident()
-
-    def __enter__(self):
-        tf.get_logger().addFilter(self)
-        return self
-
-    def __exit__(self, *exception):
-        tf.get_logger().removeFilter(self)
-
-    def filter(self, record):
-        is_mine = record.module == "pfor" and record.thread == self._thread
-        if is_mine:
-            self.text += record.getMessage()
-        return not is_mine
-
-    def operation(self, error):
-        """Returns the type and the place of the operation that failed.
-
-        Args:
-            error: what `tf.vectorized_map` raised.
-
-        Returns:
-            Two strings, or `None` if TensorFlow does not say.
-        """
-        text = str(error) + self.text
-        op = re.search(r'^\s*op: "(\w+)"', text, re.MULTILINE)
-        if op is None:
-            return None
-        # A derivative has the place of what it derives from.
-        places = re.findall(r'(?:name|input): "loop_body/([^":]+)', text)
-        inside = [place for place in places if "/" in place]
-        return op[1], (inside or places or [""])[0]
-
-
-def operations_without_xla(function):
-    """Returns the types of operations that XLA cannot compile.
-
-    Args:
-        function: a concrete function.
-
-    Returns:
-        A sorted list of strings.
-    """
-    graph = function.graph.as_graph_def()
-    node_lists = [graph.node, *(f.node_def for f in graph.library.function)]
-    op_types = {node.op for nodes in node_lists for node in nodes}
-    called_functions = {f.signature.name for f in graph.library.function}
-    # A placeholder is an argument of the function.
-    op_types -= {"Placeholder", *called_functions}
-    return sorted(
-        op
-        for op in op_types
-        if op in _XLA_NEEDS_CONSTANTS or not _has_xla_kernel(op)
-    )
-
-
-@functools.cache
-def _has_xla_kernel(op_type):
-    from tensorflow.python.framework import kernels
-
-    _register_xla_kernels()
-    registered = kernels.get_registered_kernels_for_op(op_type).kernel
-    devices = {kernel.device_type for kernel in registered}
-    # A type without any kernel is a part of the graph, not an operation.
-    return not devices or any(d.startswith("XLA_") for d in devices)
-
-
-@functools.cache
-def _register_xla_kernels():
-    """Compiles a function, because TensorFlow then registers XLA's kernels."""
-    with tf.init_scope():
-        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))

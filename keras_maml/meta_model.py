@@ -22,6 +22,7 @@ from keras_maml.engine import combinations
 from keras_maml.engine import contract
 from keras_maml.engine import inner_loss as inner_loss_lib
 from keras_maml.engine import normalization as normalization_lib
+from keras_maml.engine import targets
 from keras_maml.engine import task_map as task_map_lib
 from keras_maml.engine.inner_loss import LossFunction
 from keras_maml.engine.learner_copy import copy_learner
@@ -278,13 +279,11 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         """
         x = contract.check_support(support_x, support_y, support_weight)
         if not self.built:
-            self.build(
-                {
-                    "query_x": tf.nest.map_structure(
-                        lambda t: (1, *t.shape), x["support_x"]
-                    )
-                }
+            shapes = tf.nest.map_structure(
+                lambda t: (1, *t.shape), x["support_x"]
             )
+            self.build({"query_x": shapes})
+        x = targets.checked_support(self, x)
         # Eager: to trace a graph takes longer than to adapt to one task.
         task_learner = self.meta_state.task_learner(
             training=False, steps=inner_steps, support_y=x["support_y"]

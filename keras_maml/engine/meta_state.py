@@ -39,6 +39,8 @@ class MetaState:
             setting for some epochs, see `FirstOrderUntil`; or `None`.
         task_losses: list of tensors, the learner's regularisers and
             `add_loss` terms in the task that is being traced; or `None`.
+        output_shapes: dict, the shapes of the learner's outputs for inputs
+            that were seen, see `targets`.
     """
 
     def __init__(self, meta_model, adapted_weights):
@@ -52,6 +54,7 @@ class MetaState:
         self.input_signature = None
         self.meta_gradient_for_now = None
         self.task_losses = None
+        self.output_shapes = {}
         self._learner_variables = []
         self._saved_selection = None
 

@@ -15,8 +15,11 @@ from keras_maml.engine import learner_checks
 from keras_maml.engine import learner_state
 from keras_maml.engine import meta_step
 from keras_maml.engine import replicas
+from keras_maml.engine import run_time_checks
 from keras_maml.engine import seeds
+from keras_maml.engine import targets
 from keras_maml.engine import task_map
+from keras_maml.engine.around_fit import around_fit
 from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
 
@@ -24,6 +27,7 @@ from keras_maml.engine.processors import available_processors
 class MetaTrainer(
     keras_internals.AutoJitCompile,
     keras_internals.BuiltFromOneReplica,
+    keras_internals.CheckedData,
     keras_internals.NoDefaultSignature,
 ):
     """The steps of a `MetaModel`, as `Trainer` has them in Keras."""
@@ -35,7 +39,8 @@ class MetaTrainer(
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         bound = fit_arguments.checked(keras.Model.fit, (self, *args), kwargs)
-        return super().fit(*bound.args[1:], **bound.kwargs)
+        with around_fit(self, bound.arguments):
+            return super().fit(*bound.args[1:], **bound.kwargs)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -68,6 +73,7 @@ class MetaTrainer(
             The learner's outputs, `(T, Q, ...)`.
         """
         tasks = self._tasks(contract.check_inputs(inputs))
+        tasks["x"], _ = targets.checked(self, tasks["x"])
         theta = self.meta_state.theta()
         task_learner = self.meta_state.task_learner(
             training=training,
@@ -159,6 +165,22 @@ class MetaTrainer(
             # The user's loss, regulariser or activation may be the reason.
             return run(vectorize=False)
 
+    def checked_data(self, data):
+        """Returns `data`, to be read after the checks that XLA would drop."""
+
+        def check(data):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+            x = contract.check_inputs(x)
+            if y is not None:
+                y, sample_weight = contract.check_targets(x, y, sample_weight)
+            self._build_for(x)
+            checks = targets.checked(self, x, y, sample_weight)
+            return run_time_checks.after(tf.nest.flatten(checks), data)
+
+        if tf.distribute.in_cross_replica_context():
+            return self.distribute_strategy.run(check, args=(data,))
+        return check(data)
+
     def _step(self, data, training):
         """Returns the means over the tasks of a meta-batch, and the logs.
 
@@ -167,9 +189,14 @@ class MetaTrainer(
         meta_step.check_reduction(self.loss)
         x, y, sample_weight = meta_step.unpack(data)
         tasks = self._tasks(x)
+        tasks["x"], y_checked = targets.checked(
+            self, tasks["x"], y, sample_weight
+        )
         if training:
             self._prepare_optimizer()
-        step = meta_step.MetaStep(self, tasks, y, sample_weight, training)
+        step = meta_step.MetaStep(
+            self, tasks, y_checked, sample_weight, training
+        )
         y_pred, mean = step.run()
         metrics = keras_internals.unbuilt_metrics(self)
         if metrics is not None:
@@ -203,15 +230,18 @@ class MetaTrainer(
 
     def _tasks(self, x):
         """Returns the inputs and the numbers of the tasks."""
-        if not self.built:
-            # `fit` reaches this point without a call of the model.
-            self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
+        self._build_for(x)
         self.meta_state.input_signature = contract.input_signature(
             x, self.learner
         )
         first_input = tf.nest.flatten(x)[0]
         count = first_input.shape[0] or tf.shape(first_input)[0]
         return {"x": x, "number": seeds.task_numbers(count)}
+
+    def _build_for(self, x):
+        if not self.built:
+            # `fit` reaches this point without a call of the model.
+            self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
 
 
 def _build(owner, *args):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from keras_maml import keras_internals
+from keras_maml import tensorflow_internals
 from keras_maml.engine.processors import available_processors
 
 MODES = ("auto", "loop", "vectorized")
@@ -209,7 +209,7 @@ def _chunk_program(fn, parts, jit_compile):
                 raise ValueError("XLA cannot compile a vectorized list.")
             return results
 
-        with keras_internals.VectorizationLog() as log:
+        with tensorflow_internals.VectorizationLog() as log:
             try:
                 each, summed = tf.vectorized_map(
                     run_task, chunk["tasks"], fallback_to_while_loop=False
@@ -229,7 +229,7 @@ def _chunk_program(fn, parts, jit_compile):
         spec = tf.nest.map_structure(
             lambda t: tf.TensorSpec(t.shape[1:], t.dtype), parts
         )
-        operations = keras_internals.operations_without_xla(
+        operations = tensorflow_internals.operations_without_xla(
             program.get_concrete_function(spec)
         )
         if operations:
