@@ -10,20 +10,22 @@ class EpisodeStream:
 
     Args:
         batch: function `(tasks, count, start)` that returns such a dataset.
-        slices: function `(tasks, count, start, low, high)` that returns a
-            dataset of the episodes `low` to `high - 1` of each meta-batch.
         tasks: int, the number of episodes in a meta-batch.
         count: int, the number of episodes in all, or `None` if endless.
         start: int, the number of the first episode.
+        slices: function `(tasks, count, start, low, high)` that returns a
+            dataset of the episodes `low` to `high - 1` of each meta-batch, and
+            makes no others. Defaults to `None`: `batch` makes all.
     """
 
     def __init__(
         self,
         batch: Callable[[int, int | None, int], tf.data.Dataset],
-        slices: Callable[[int, int | None, int, int, int], tf.data.Dataset],
         tasks: int,
         count: int | None,
         start: int,
+        slices: Callable[[int, int | None, int, int, int], tf.data.Dataset]
+        | None = None,
     ) -> None:
         self.batch = batch
         self.slices = slices
@@ -52,7 +54,12 @@ class EpisodeStream:
                 f"meta-batches of {self.tasks} tasks and {parts} replicas"
             )
         low, high = (i * self.tasks // parts for i in (index, index + 1))
-        return self.slices(self.tasks, self.count, self.start, low, high)
+        given = self.tasks, self.count, self.start
+        if self.slices is not None:
+            return self.slices(*given, low, high)
+        return self.batch(*given).map(
+            lambda *batch: tf.nest.map_structure(lambda t: t[low:high], batch)
+        )
 
     def mark(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Tells `stream_of` that `dataset` holds these episodes."""

@@ -138,7 +138,7 @@ class TaskDistribution:
         start = check_integer("start", start, minimum=0)
         if count is not None:
             count = check_integer("count", count)
-        stream = EpisodeStream(self.batch, self._slices, tasks, count, start)
+        stream = EpisodeStream(self.batch, tasks, count, start, self._slices)
         return stream.mark(self._slices(tasks, count, start, 0, tasks))
 
     def _slices(self, tasks, count, start, low, high):
