@@ -107,6 +107,7 @@ class Resume(keras.callbacks.Callback):
         # Keras waits for each step if a callback looks at it.
         self.async_safe = save_freq == "epoch"
         self._file = CheckpointFile(self.path)
+        self._is_in_fit = False
         self._epochs: Any = None
         self._callbacks: list[keras.callbacks.Callback] = []
         self._loaded: Any = None
@@ -122,6 +123,10 @@ class Resume(keras.callbacks.Callback):
 
         `fit` of this library's models calls this.
         """
+        if self._is_in_fit:
+            # `fit` of this class was here before.
+            yield
+            return
         self._callbacks = _checked_callbacks(self, arguments)
         self._loaded = self._file.load()
         if is_chief(model.distribute_strategy):
@@ -136,17 +141,20 @@ class Resume(keras.callbacks.Callback):
         with keras_internals.watching_epochs(
             model, lambda epochs: self._begin(model, arguments, epochs)
         ):
+            self._is_in_fit = True
             try:
                 yield
             finally:
+                self._is_in_fit = False
                 self._epochs = self._loaded = None
 
     def fit(
         self, model: keras.Model, *args: Any, **kwargs: Any
     ) -> keras.callbacks.History:
-        """Calls `fit` of a Keras model that is none of this library's.
+        """Calls `model.fit`, of any Keras model.
 
-        Such a model does not know of `Resume` in `callbacks`.
+        A model that is none of this library's does not know of `Resume` in
+        `callbacks`.
 
         Args:
             model: a compiled Keras model.
@@ -339,7 +347,8 @@ def _checked_callbacks(resume, arguments):
             "With `Resume`, pass `callbacks` as a list. "
             f"Received: callbacks={callbacks!r}"
         )
-    others = [c for c in keras.tree.flatten(callbacks) if c is not resume]
+    callbacks = keras.tree.flatten(callbacks or [])
+    others = [c for c in callbacks if c is not resume]
     for callback in others:
         if isinstance(callback, (Resume, keras.callbacks.BackupAndRestore)):
             raise ValueError(

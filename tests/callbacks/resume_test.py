@@ -382,6 +382,22 @@ def test_a_complete_run_is_loaded_and_can_be_longer(path):
         keras_fit(keras_model(), Resume(path), epochs=2)
 
 
+def test_resume_fits_every_model(path):
+    history = Resume(path).fit(
+        scheduled(), SINES.batch(2), steps_per_epoch=1, verbose=0
+    )
+    assert history.epoch == [0]
+    # `callbacks` need not be a list.
+    again = scheduled().fit(
+        SINES.batch(2),
+        steps_per_epoch=1,
+        epochs=2,
+        callbacks=Resume(path),
+        verbose=0,
+    )
+    assert again.epoch == [0, 1]
+
+
 def test_fit_of_another_keras_model_must_be_called_by_resume(path):
     x = np.zeros([2, 1])
     with pytest.raises(ValueError, match="`resume.fit\\(model, ...\\)`"):
