@@ -128,19 +128,23 @@ class Resume(keras.callbacks.Callback):
             yield
             return
         self._callbacks = _checked_callbacks(self, arguments)
-        self._loaded = self._file.load()
-        if is_chief(model.distribute_strategy):
-            self._file.check_writable()
-        if self._loaded is not None:
-            arguments["initial_epoch"] = self._first_epoch(arguments)
         # Otherwise the epoch of an earlier `BackupAndRestore` would count.
         keras_internals.start_at_first_epoch(model)
         # Behind all others: it saves what they did, and puts back what they
         # reset when training begins.
         arguments["callbacks"] = [*self._callbacks, self]
-        with keras_internals.watching_epochs(
-            model, lambda epochs: self._begin(model, arguments, epochs)
-        ):
+        with contextlib.ExitStack() as stack:
+            if is_chief(model.distribute_strategy):
+                stack.enter_context(self._file.locked())
+            self._loaded = self._file.load()
+            if self._loaded is not None:
+                arguments["initial_epoch"] = self._first_epoch(arguments)
+            stack.enter_context(
+                keras_internals.watching_epochs(
+                    model,
+                    lambda epochs: self._begin(model, arguments, epochs),
+                )
+            )
             self._is_in_fit = True
             try:
                 yield
@@ -317,6 +321,8 @@ class Resume(keras.callbacks.Callback):
                 "with `shuffle=False`: other data cannot be read again from "
                 f"the same place. Received: x={x!r} (of type {type(x)})"
             )
+        if self.dataset_at is None:
+            keras_internals.check_repeatable(epochs.dataset)
         if self.save_freq != "epoch" and epochs.steps_per_epoch is None:
             raise ValueError(
                 "`Resume` with a number as `save_freq` needs to know how many "
