@@ -1,11 +1,11 @@
-"""All private names of Keras and TensorFlow that the library uses.
+"""All private names of Keras, and some of TensorFlow, that the library uses.
 
+`tensorflow_internals.py` has those of vectorizing and compiling.
 `tests/keras_internals_test.py` has a test for each name. The test says what
 breaks when an update of Keras or TensorFlow removes the name.
 """
 
 import contextlib
-import functools
 
 import keras
 import tensorflow as tf
@@ -44,13 +44,6 @@ CALLBACK_STATE = {
     "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),
     "SwapEMAWeights": ("_ema_weights_in_model",),
 }
-
-# Words in TensorFlow's errors about operations that it cannot vectorize.
-_VECTORIZATION_WORDS = ("loop invariant", "pfor")
-
-# XLA compiles these only for indices that are constants; what TensorFlow makes
-# of a vectorized `tf.cond` has others.
-_XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
 
 
 def all_layers(model, include_self=True):
@@ -367,51 +360,3 @@ def out_of_line(function):
         autograph=False,
         experimental_attributes={"_noinline": True},
     )
-
-
-def is_vectorization_error(error):
-    """Returns whether `tf.vectorized_map` could not vectorize an operation."""
-    error_types = (ValueError, NotImplementedError, AssertionError)
-    return isinstance(error, error_types) and any(
-        word in str(error) for word in _VECTORIZATION_WORDS
-    )
-
-
-def operations_without_xla(function):
-    """Returns the types of operations that XLA cannot compile.
-
-    Args:
-        function: a concrete function.
-
-    Returns:
-        A sorted list of strings.
-    """
-    graph = function.graph.as_graph_def()
-    node_lists = [graph.node, *(f.node_def for f in graph.library.function)]
-    op_types = {node.op for nodes in node_lists for node in nodes}
-    called_functions = {f.signature.name for f in graph.library.function}
-    # A placeholder is an argument of the function.
-    op_types -= {"Placeholder", *called_functions}
-    return sorted(
-        op
-        for op in op_types
-        if op in _XLA_NEEDS_CONSTANTS or not _has_xla_kernel(op)
-    )
-
-
-@functools.cache
-def _has_xla_kernel(op_type):
-    from tensorflow.python.framework import kernels
-
-    _register_xla_kernels()
-    registered = kernels.get_registered_kernels_for_op(op_type).kernel
-    devices = {kernel.device_type for kernel in registered}
-    # A type without any kernel is a part of the graph, not an operation.
-    return not devices or any(d.startswith("XLA_") for d in devices)
-
-
-@functools.cache
-def _register_xla_kernels():
-    """Compiles a function, because TensorFlow then registers XLA's kernels."""
-    with tf.init_scope():
-        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))

@@ -217,30 +217,6 @@ def test_a_function_out_of_line_is_not_inlined():
     assert concrete.function_def.attr["_noinline"].b
 
 
-def test_what_tensorflow_says_when_it_cannot_vectorize():
-    with pytest.raises(Exception, match="pfor") as caught:
-        tf.function(
-            lambda x: tf.vectorized_map(
-                lambda v: tf.random.stateless_uniform([2], v),
-                x,
-                fallback_to_while_loop=False,
-            )
-        )(tf.constant([[1, 2], [3, 4]]))
-    assert keras_internals.is_vectorization_error(caught.value)
-    assert not keras_internals.is_vectorization_error(ValueError("other"))
-
-
-def test_operations_without_a_kernel_of_xla():
-    def function(fn):
-        return tf.function(fn).get_concrete_function(tf.TensorSpec([3, 3]))
-
-    found = keras_internals.operations_without_xla
-    assert found(function(tf.math.special.dawsn)) == ["Dawsn"]
-    nested = tf.function(lambda x: tf.math.special.bessel_j0(x) + 1.0)
-    assert found(function(lambda x: nested(x) * 2.0)) == ["BesselJ0"]
-    assert found(function(lambda x: tf.nn.relu(x @ x))) == []
-
-
 LAYERS = {
     "moments": keras.layers.LayerNormalization,
     "bias_add": lambda: keras.layers.Conv2D(3, 1),
