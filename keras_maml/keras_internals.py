@@ -225,6 +225,36 @@ class Epochs:
             yield begin, *others
 
 
+def check_repeatable(dataset):
+    """Raises `ValueError` if a dataset gives other elements in each process."""
+    if isinstance(dataset, tf.data.Dataset):
+        endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        unordered = dataset.options().deterministic is False
+        if unordered or any(_differs(d, endless) for d in _sources(dataset)):
+            raise ValueError(
+                "With `Resume`, the dataset must give the same elements in the "
+                "same order each time. Pass a `seed` to `shuffle`, and "
+                "`reshuffle_each_iteration=False` where epochs are passes over "
+                "a finite dataset; keep `deterministic=True`. "
+                f"Received: x={dataset!r}"
+            )
+
+
+def _sources(dataset):
+    """A dataset, and those that it is made from."""
+    yield dataset
+    for source in dataset._inputs():
+        yield from _sources(source)
+
+
+def _differs(dataset, endless):
+    if type(dataset).__name__ != "_ShuffleDataset":
+        return False
+    unseeded = not (int(dataset._seed) or int(dataset._seed2))
+    # The order of a pass depends on the passes of this process before.
+    return unseeded or (dataset._reshuffle_each_iteration and not endless)
+
+
 def loss_tracker(model):
     """Returns the metric of a compiled model that averages the loss."""
     return model._loss_tracker

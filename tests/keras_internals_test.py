@@ -272,6 +272,29 @@ def test_build_all_builds_model_optimizer_and_metrics():
     assert meta_model.optimizer.built
 
 
+def test_shuffled_datasets_are_told_by_their_order():
+    numbers = tf.data.Dataset.range(5)
+    unordered = tf.data.Options()
+    unordered.deterministic = False
+    for same in (
+        numbers.map(lambda x: x).batch(2),
+        numbers.shuffle(5, seed=1, reshuffle_each_iteration=False).batch(2),
+        numbers.shuffle(5, seed=1).repeat().prefetch(1),
+    ):
+        keras_internals.check_repeatable(same)
+    # `set_random_seed` gives a seed to those that have none.
+    tf.random.set_seed(None)
+    unseeded = numbers.shuffle(5).repeat()
+    for other in (
+        unseeded,
+        tf.data.Dataset.zip(numbers, unseeded),
+        numbers.shuffle(5, seed=1).batch(2),
+        numbers.with_options(unordered),
+    ):
+        with pytest.raises(ValueError, match="Pass a `seed` to `shuffle`"):
+            keras_internals.check_repeatable(other)
+
+
 class TestEpochs:
     """The steps of `fit`'s epochs, over 5 elements."""
 
