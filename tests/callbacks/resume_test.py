@@ -77,7 +77,7 @@ def with_dropout():
 def with_scaled_loss():
     keras.config.set_dtype_policy("mixed_float16")
     optimizer = keras.optimizers.LossScaleOptimizer(
-        "adam", dynamic_growth_steps=2
+        keras.optimizers.Adam(), dynamic_growth_steps=2
     )
     return compiled(plain(), optimizer)
 
