@@ -2,7 +2,8 @@
 
 `tensorflow_internals.py` has those of vectorizing and compiling.
 `tests/keras_internals_test.py` has a test for each name. The test says what
-breaks when an update of Keras or TensorFlow removes the name.
+breaks when an update of Keras or TensorFlow removes the name. The names that
+distribution strategies need stand in `keras_distribution.py`.
 """
 
 import contextlib
@@ -259,25 +260,6 @@ def loss_tracker(model):
     return model._loss_tracker
 
 
-def without_summing(optimizer):
-    """Returns an optimizer with the same variables that sums no gradients.
-
-    Under a distribution strategy, an optimizer of Keras sums the gradients of
-    the replicas, but only after it has clipped them, accumulated them, and
-    looked for infinite ones. The optimizer that this function returns expects
-    gradients that are summed already.
-    """
-    other = object.__new__(type(optimizer))
-    other.__dict__.update(optimizer.__dict__)
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = without_summing(optimizer.inner_optimizer)
-        other.__dict__["inner_optimizer"] = inner
-    # To raise if Keras no longer has the method.
-    assert optimizer._all_reduce_sum_gradients
-    other.__dict__["_all_reduce_sum_gradients"] = list
-    return other
-
-
 def unbuilt_metrics(model):
     """Returns the compiled metrics if they are not built, else `None`."""
     metrics = model._compile_metrics
@@ -324,27 +306,6 @@ class NoDefaultSignature:
     """
 
     _default_save_signature = None
-
-
-class BuiltFromOneReplica:
-    """Lets Keras build a model from the first batch of one replica.
-
-    Under a distribution strategy, Keras builds models, metrics and optimizers
-    before the first trace, from the mean of the replicas' batches. Replicas
-    with different numbers of tasks have no such mean, nor have the batches of
-    several machines.
-    """
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        strategy = self._distribute_strategy
-        if strategy is not None and iterator is not None:
-            _, _, batches = next(iter(iterator))
-            data_batch = tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0],
-                next(batches),
-            )
-            iterator = None
-        super()._maybe_symbolic_build(iterator, data_batch)
 
 
 def is_library_function(function):
