@@ -143,6 +143,12 @@ def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
 
 
 def _unrolled(fn, tasks, count):
+    if not count:
+        raise ValueError(
+            "Eager execution needs a task on each replica. Compile the model "
+            "with `run_eagerly=False`, or batch the tasks with "
+            "`drop_remainder=True`. Received: a meta-batch of 0 tasks"
+        )
     results = []
     total = None
     for i in range(count):
