@@ -16,6 +16,7 @@ from keras_maml import outer_loss as outer_loss_lib
 from keras_maml import serving
 from keras_maml.adaptation import AdaptedWeights
 from keras_maml.adaptation import VariableFilter
+from keras_maml.engine import bad_tasks as bad_tasks_lib
 from keras_maml.engine import combinations
 from keras_maml.engine import contract
 from keras_maml.engine import inner_loss as inner_loss_lib
@@ -122,6 +123,12 @@ class MetaModel(MetaTrainer, keras.Model):
         task_parallelism: int, the number of tasks, or of chunks, that run at
             the same time. Each needs its own memory. Defaults to the number
             of CPU cores.
+        bad_tasks: what a step does with a task whose support loss, query loss,
+            gradient or new state is not finite. `"raise"` raises a
+            `ValueError` that names the task, before θ or the optimizer
+            changes. `"skip"` leaves the task out of all means and metrics,
+            and counts it in the metric `skipped_tasks`; it raises if no task
+            is left. Defaults to `"raise"`.
         name: string, the name of the model.
         **kwargs: arguments of `keras.Model`.
 
@@ -172,6 +179,7 @@ class MetaModel(MetaTrainer, keras.Model):
         evaluation_steps: int | None = None,
         task_map: str = "auto",
         task_parallelism: int | None = None,
+        bad_tasks: str = "raise",
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -187,6 +195,7 @@ class MetaModel(MetaTrainer, keras.Model):
         check_choice("head_init", head_init, (None, "prototypes"))
         check_choice("normalization", normalization, normalization_lib.MODES)
         check_choice("task_map", task_map, task_map_lib.MODES)
+        check_choice("bad_tasks", bad_tasks, bad_tasks_lib.MODES)
         adapted_weights = adaptation.get(adapted_weights)
         # To raise for an unknown loss name now, not at the first step.
         if inner_loss is not None:
@@ -207,6 +216,7 @@ class MetaModel(MetaTrainer, keras.Model):
         self.evaluation_steps = evaluation_steps
         self.task_map = task_map
         self.task_parallelism = task_parallelism
+        self.bad_tasks = bad_tasks
         self.meta_state = MetaState(self, adapted_weights)
         # XLA needs a head of a known width.
         self.supports_jit = head_init is None
@@ -372,6 +382,7 @@ class MetaModel(MetaTrainer, keras.Model):
             "evaluation_steps": self.evaluation_steps,
             "task_map": self.task_map,
             "task_parallelism": self.task_parallelism,
+            "bad_tasks": self.bad_tasks,
             # Not an argument. `export` needs the signature after loading.
             "signature": serialize(self.meta_state.input_signature),
         }

@@ -19,16 +19,20 @@ def averageable_state(learner, state):
     }
 
 
-def assign_state(learner, mean_state, count, per_step_statistics):
+def assign_state(
+    learner, mean_state, count, per_step_statistics, has_stepped=None
+):
     """Assigns the mean of the state over tasks, and advances every seed.
 
     Args:
         learner: a built Keras model.
         mean_state: dict, the mean of `averageable_state` over tasks.
-        count: integer scalar, the number of tasks of this replica, which may
+        count: scalar, the number of tasks of this replica, which may
             be 0.
         per_step_statistics: dict, from a position in the state to the
             variable that replaces the learner's variable.
+        has_stepped: bool tensor. With `False`, only the seeds change. `None`
+            stands for `True`.
     """
     variables = list(learner.non_trainable_variables)
     for i, variable in per_step_statistics.items():
@@ -40,7 +44,10 @@ def assign_state(learner, mean_state, count, per_step_statistics):
     for i, value in mean_state.items():
         if not tf.as_dtype(variables[i].dtype).is_floating:
             value = tf.round(value)
-        variables[i].assign(tf.cast(value, variables[i].dtype))
+        value = tf.cast(value, variables[i].dtype)
+        if has_stepped is not None:
+            value = tf.where(has_stepped, value, variables[i].value)
+        variables[i].assign(value)
     seeds.advance(learner)
 
 

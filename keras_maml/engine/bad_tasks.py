@@ -1,0 +1,162 @@
+"""Tasks whose losses, gradient or new state are not finite.
+
+One such task would make θ NaN. A step looks at the sums over its tasks, which
+are finite only if each task is. If a sum is not, a second run looks at each
+task. Healthy steps therefore cost no more.
+"""
+
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+MODES = ("raise", "skip")
+
+# What is looked at in a task, in this order.
+PARTS = ("support loss", "query loss", "gradient", "new state")
+
+_NO_REPORT = (-1, -1, -1)
+
+
+class BadTasks:
+    """What is known of the bad tasks of a model's last step.
+
+    Attributes:
+        batch: the meta-batch that stopped a step, or `None`.
+        report: variable of three ints, for steps that XLA compiles as a whole:
+            index and episode of a bad task, and the position of its part in
+            `PARTS`. `None` before such a step is made.
+    """
+
+    def __init__(self):
+        self.batch = None
+        self.report = None
+
+    def build_report(self):
+        """Makes the variable, which a trace cannot make."""
+        if self.report is None:
+            self.report = tf.Variable(
+                _NO_REPORT, dtype=tf.int64, trainable=False
+            )
+
+    def report_first(self, finite, episodes):
+        """Writes the first bad task of a step into the report.
+
+        Args:
+            finite: bool tensor `(T, parts)`, see `PARTS`.
+            episodes: integer tensor `(T,)`, or `None`.
+
+        Returns:
+            A bool tensor, whether this step and the steps before it, since
+            somebody has looked, have no bad task.
+        """
+        is_bad = tf.reduce_any(~finite, -1)
+        index = tf.argmax(is_bad)
+        episode = tf.constant(-1, tf.int64)
+        if episodes is not None:
+            episode = tf.cast(episodes[index], tf.int64)
+        part = tf.argmin(tf.cast(finite[index], tf.int32))
+        before = tf.convert_to_tensor(self.report)
+        report = tf.where(
+            tf.reduce_any(is_bad) & (before[-1] < 0),
+            tf.stack([index, episode, part]),
+            before,
+        )
+        self.report.assign(report)
+        return report[-1] < 0
+
+    def stop(self, tasks):
+        """Keeps a meta-batch for `reporting`, and fails, in a graph."""
+        flat = tf.nest.flatten(tasks)
+
+        def keep(*values):
+            self.batch = tf.nest.pack_sequence_as(tasks, values)
+            raise ValueError("A task of this meta-batch is not finite.")
+
+        tf.py_function(keep, flat, [])
+
+    def reporting(self, function, find):
+        """Wraps a traced step, so that a bad task raises `ValueError`.
+
+        Args:
+            function: a function, made by Keras.
+            find: function of a meta-batch that returns a `BadTask`.
+        """
+
+        @functools.wraps(function)
+        def step(*args, **kwargs):
+            self.batch = None
+            try:
+                logs = function(*args, **kwargs)
+            except tf.errors.OpError:
+                if self.batch is None:
+                    raise
+                batch, self.batch = self.batch, None
+                # TensorFlow's error shows the whole graph.
+                raise find(batch).error() from None
+            if self.report is not None:
+                index, episode, part = self.report.numpy().tolist()
+                if part >= 0:
+                    self.report.assign(_NO_REPORT)
+                    raise BadTask(index, PARTS[part], episode).error()
+            return logs
+
+        return step
+
+
+class BadTask(NamedTuple):
+    """A task with a number that is not finite.
+
+    Attributes:
+        index: int, the index in the meta-batch, or -1: all tasks together.
+        part: string, what is not finite.
+        episode: int, the number of the episode, or -1 if unknown.
+    """
+
+    index: int
+    part: str
+    episode: int = -1
+
+    def error(self):
+        """Returns the `ValueError` that stops the step."""
+        task = "all tasks of the meta-batch together"
+        if self.index >= 0:
+            task = f"task {self.index} of the meta-batch"
+        if self.episode >= 0:
+            task += f", episode {self.episode},"
+        return ValueError(
+            f"The {self.part} of {task} is not finite. The step has changed "
+            "neither θ nor the optimizer. Look for data that are NaN or "
+            "infinite, and for learning rates that are too high. To leave "
+            'out such tasks, pass `bad_tasks="skip"`. '
+            f"Received: {self}"
+        )
+
+
+def all_finite(structure: Any):
+    """Returns whether all floats of a structure of tensors are finite."""
+    checks = [
+        tf.reduce_all(tf.math.is_finite(tensor))
+        for tensor in tf.nest.flatten(structure)
+        if tensor.dtype.is_floating
+    ]
+    return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+
+
+def probe(structure: Any):
+    """Returns a scalar that is not finite if a float in a structure is not.
+
+    Cheaper than `all_finite`, and not exact: the sum of finite numbers near
+    the largest one may be infinite.
+    """
+    floatx = keras.backend.floatx()
+    return tf.add_n(
+        [
+            tf.reduce_sum(tf.cast(tensor, floatx))
+            for tensor in tf.nest.flatten(structure)
+            if tensor.dtype.is_floating
+        ]
+        or [tf.zeros([], floatx)]
+    )
