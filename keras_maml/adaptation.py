@@ -8,11 +8,16 @@ from typing import TypeAlias
 import keras
 
 from keras_maml import keras_internals
+from keras_maml import saved_layers
+from keras_maml import saving
 from keras_maml.context import ContextParameters
 
 VariableFilter: TypeAlias = Callable[[keras.Variable], bool]
 AdaptedWeights: TypeAlias = (
-    str | Sequence[str | keras.Layer] | VariableFilter | dict[str, Any]
+    str
+    | Sequence[str | keras.Layer | dict[str, Any]]
+    | VariableFilter
+    | dict[str, Any]
 )
 
 NAMES = ("all", "head", "body", "context", "lora")
@@ -22,9 +27,9 @@ def get(adapted_weights: AdaptedWeights) -> AdaptedWeights:
     """Checks a value of the axis, and turns a config into a function.
 
     Args:
-        adapted_weights: one of `NAMES`, a list of layers or layer names, a
-            function that takes a variable and returns a bool, or the config
-            of such a function.
+        adapted_weights: one of `NAMES`, a list of layers, layer names or
+            dicts from `saved_layers.get_config`, a function that takes a
+            variable and returns a bool, or the config of such a function.
 
     Returns:
         `adapted_weights`, or the function of the config.
@@ -42,7 +47,7 @@ def get(adapted_weights: AdaptedWeights) -> AdaptedWeights:
         return adapted_weights
     if isinstance(adapted_weights, (list, tuple)) and adapted_weights:
         if all(
-            isinstance(layer, (str, keras.layers.Layer))
+            isinstance(layer, (str, keras.layers.Layer, dict))
             for layer in adapted_weights
         ):
             return adapted_weights
@@ -133,27 +138,62 @@ def _head(model):
     return _head(last) if isinstance(last, keras.Model) else last
 
 
-def _find_layers(learner, layer_or_name):
+def get_config(
+    adapted_weights: AdaptedWeights, learner: keras.Model, learner_config: Any
+) -> Any:
+    """Returns what a file says of `adapted_weights`.
+
+    Args:
+        adapted_weights: as in `adapted_positions`.
+        learner: a Keras model.
+        learner_config: the learner, serialised by Keras.
+
+    Raises:
+        ValueError: if a layer is not in the learner, or if Keras could not
+            load a function.
+    """
+    if callable(adapted_weights):
+        return saving.function_config("adapted_weights", adapted_weights)
+    if isinstance(adapted_weights, str):
+        return adapted_weights
+    config: list[Any] = []
+    for entry in adapted_weights:
+        if learner.built or isinstance(entry, keras.Layer):
+            config += saved_layers.get_config(
+                learner, _find_layers(learner, entry), learner_config
+            )
+        else:
+            config.append(entry)
+    return config
+
+
+def with_layers(
+    adapted_weights: AdaptedWeights, learner: keras.Model
+) -> AdaptedWeights:
+    """Puts the layers of a built learner in the place of their dicts."""
+    if not isinstance(adapted_weights, (list, tuple)):
+        return adapted_weights
+    return [
+        _find_layers(learner, entry)[0] if isinstance(entry, dict) else entry
+        for entry in adapted_weights
+    ]
+
+
+def _find_layers(learner, entry):
+    """Returns the layers of an entry in the list `adapted_weights`."""
     layers = keras_internals.all_layers(learner, include_self=False)
-    by_name = isinstance(layer_or_name, str)
-    name = layer_or_name if by_name else layer_or_name.name
-    namesakes = [layer for layer in layers if layer.name == name]
-    if by_name:
-        matches = namesakes
+    if isinstance(entry, str):
+        matches = [layer for layer in layers if layer.name == entry]
+    elif isinstance(entry, dict):
+        layer = saved_layers.find(learner, entry)
+        matches = [] if layer is None else [layer]
     else:
-        matches = [layer for layer in layers if layer is layer_or_name]
+        matches = [layer for layer in layers if layer is entry]
     if not matches:
+        name = getattr(entry, "name", entry)
         raise ValueError(
             "`adapted_weights` names a layer that the learner does not have. "
             f"Its layers are {[layer.name for layer in layers]}. "
-            f"Received: adapted_weights with the layer {name!r}"
-        )
-    if not by_name and len(namesakes) > 1:
-        # A saved model keeps the name, which stands for all namesakes.
-        raise ValueError(
-            "`adapted_weights` needs layers whose names are unique in the "
-            "learner. Rename the layers, or pass a function of "
-            "`variable.path`. "
             f"Received: adapted_weights with the layer {name!r}"
         )
     return matches

@@ -8,6 +8,7 @@ import functools
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 # Functions that Keras's layers call while they are traced, and their modules.
 # `exact.lowering` replaces them.
@@ -36,6 +37,11 @@ _XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
 def all_layers(model, include_self=True):
     """Returns the model's layers at any depth, also those inside wrappers."""
     return list(model._flatten_layers(include_self=include_self))
+
+
+def child_layers(layer):
+    """Returns the layers that a layer or model holds itself, in order."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def forget_losses(model):
@@ -84,6 +90,25 @@ def loss_tracker(model):
     return model._loss_tracker
 
 
+def without_summing(optimizer):
+    """Returns an optimizer with the same variables that sums no gradients.
+
+    Under a distribution strategy, an optimizer of Keras sums the gradients of
+    the replicas, but only after it has clipped them, accumulated them, and
+    looked for infinite ones. The optimizer that this function returns expects
+    gradients that are summed already.
+    """
+    other = object.__new__(type(optimizer))
+    other.__dict__.update(optimizer.__dict__)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = without_summing(optimizer.inner_optimizer)
+        other.__dict__["inner_optimizer"] = inner
+    # To raise if Keras no longer has the method.
+    assert optimizer._all_reduce_sum_gradients
+    other.__dict__["_all_reduce_sum_gradients"] = list
+    return other
+
+
 def unbuilt_metrics(model):
     """Returns the compiled metrics if they are not built, else `None`."""
     metrics = model._compile_metrics
@@ -99,6 +124,58 @@ class AutoJitCompile:
 
     def _resolve_auto_jit_compile(self):
         return super()._resolve_auto_jit_compile() or None
+
+
+class CheckedData:
+    """Lets a model check the data of steps that XLA compiles as a whole.
+
+    XLA has no errors: it would drop the checks within the step.
+    """
+
+    def _autoconvert_optionals(self, step_func):
+        # Keras passes each step, compiled or not, to this method.
+        if not self.jit_compile:
+            return super()._autoconvert_optionals(step_func)
+        return super()._autoconvert_optionals(
+            lambda data: step_func(self.checked_data(data))
+        )
+
+
+def is_saving_h5():
+    """Returns whether Keras is writing a whole model in its old format."""
+    return bool(global_state.get_global_attribute("use_legacy_config"))
+
+
+class NoDefaultSignature:
+    """Keeps Keras's default signature out of a SavedModel.
+
+    Keras gives a model that `fit` built one whose inputs are all floats.
+    TensorFlow traces it when it writes the model, but integer labels are no
+    floats.
+    """
+
+    _default_save_signature = None
+
+
+class BuiltFromOneReplica:
+    """Lets Keras build a model from the first batch of one replica.
+
+    Under a distribution strategy, Keras builds models, metrics and optimizers
+    before the first trace, from the mean of the replicas' batches. Replicas
+    with different numbers of tasks have no such mean, nor have the batches of
+    several machines.
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        strategy = self._distribute_strategy
+        if strategy is not None and iterator is not None:
+            _, _, batches = next(iter(iterator))
+            data_batch = tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0],
+                next(batches),
+            )
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
 
 
 def is_library_function(function):

@@ -13,6 +13,8 @@ from keras_maml import inner_optimizers
 from keras_maml import keras_internals
 from keras_maml import meta_gradients
 from keras_maml import outer_loss as outer_loss_lib
+from keras_maml import saved_layers
+from keras_maml import saving
 from keras_maml import serving
 from keras_maml.adaptation import AdaptedWeights
 from keras_maml.adaptation import VariableFilter
@@ -21,6 +23,7 @@ from keras_maml.engine import combinations
 from keras_maml.engine import contract
 from keras_maml.engine import inner_loss as inner_loss_lib
 from keras_maml.engine import normalization as normalization_lib
+from keras_maml.engine import targets
 from keras_maml.engine import task_map as task_map_lib
 from keras_maml.engine.inner_loss import LossFunction
 from keras_maml.engine.learner_copy import copy_learner
@@ -29,13 +32,12 @@ from keras_maml.engine.meta_trainer import MetaTrainer
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
 from keras_maml.outer_loss import OuterLoss
-from keras_maml.settings import deserialized
 from keras_maml.validation import check_choice
 from keras_maml.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class MetaModel(MetaTrainer, keras.Model):
+class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
     """Wraps any Keras model to find weights from which tasks are learned fast.
 
     `fit` meta-trains. For each task of a meta-batch, the inner loop takes
@@ -72,7 +74,8 @@ class MetaModel(MetaTrainer, keras.Model):
             - `"context"`: the weights of `ContextParameters` layers.
             - `"lora"`: the weights that `enable_lora` added. `save` raises.
             - A list of layers or layer names. The attribute holds the names.
-            - A function that takes a variable and returns a bool.
+            - A function that takes a variable and returns a bool. `save` needs
+              one with `keras.saving.register_keras_serializable`.
         outer_loss: the inner steps whose query losses count: `"last_step"`,
             an object of `keras_maml.outer_loss`, or its config. Defaults to
             `"last_step"`.
@@ -227,13 +230,13 @@ class MetaModel(MetaTrainer, keras.Model):
             self.built = True
 
     @property
-    def adapted_weights(self) -> str | list[str] | VariableFilter:
+    def adapted_weights(self) -> str | list | VariableFilter:
         """The weights that move in the inner loop."""
         # Names, because Keras would save layers that are an attribute.
         given = self.meta_state.adapted_weights
         if not isinstance(given, (list, tuple)):
             return given
-        return [e if isinstance(e, str) else e.name for e in given]
+        return [getattr(entry, "name", entry) for entry in given]
 
     # -- What Keras calls
 
@@ -286,13 +289,11 @@ class MetaModel(MetaTrainer, keras.Model):
         """
         x = contract.check_support(support_x, support_y, support_weight)
         if not self.built:
-            self.build(
-                {
-                    "query_x": tf.nest.map_structure(
-                        lambda t: (1, *t.shape), x["support_x"]
-                    )
-                }
+            shapes = tf.nest.map_structure(
+                lambda t: (1, *t.shape), x["support_x"]
             )
+            self.build({"query_x": shapes})
+        x = targets.checked_support(self, x)
         # Eager: to trace a graph takes longer than to adapt to one task.
         task_learner = self.meta_state.task_learner(
             training=False, steps=inner_steps, support_y=x["support_y"]
@@ -308,15 +309,7 @@ class MetaModel(MetaTrainer, keras.Model):
     # -- Saving
 
     def save_own_variables(self, store):
-        variables = self.learner.trainable_variables
-        lora = [v.path for v in variables if keras_internals.is_lora(v)]
-        if lora:
-            raise ValueError(
-                "Keras merges LoRA weights into the kernels when it saves "
-                "them, and loads zeros: the loaded model could not adapt. "
-                "To keep the weights, use `get_weights` and `set_weights`, or "
-                f"call `export`. Received: a learner with {lora}"
-            )
+        saving.refuse_lora(self.learner)
         super().save_own_variables(store)
 
     def export(
@@ -364,16 +357,16 @@ class MetaModel(MetaTrainer, keras.Model):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        adapted_weights = self.adapted_weights
-        if callable(adapted_weights):
-            adapted_weights = serialize(adapted_weights)
+        learner = serialize(self.learner)
         return {
             **super().get_config(),
-            "learner": serialize(self.learner),
+            "learner": learner,
             "inner_optimizer": serialize(self.inner_optimizer),
             "inner_steps": self.inner_steps,
             "meta_gradient": serialize(self.meta_gradient),
-            "adapted_weights": adapted_weights,
+            "adapted_weights": adaptation.get_config(
+                self.meta_state.adapted_weights, self.learner, learner
+            ),
             "outer_loss": serialize(self.outer_loss),
             "head_init": self.head_init,
             "inner_batch_size": self.inner_batch_size,
@@ -383,18 +376,20 @@ class MetaModel(MetaTrainer, keras.Model):
             "task_map": self.task_map,
             "task_parallelism": self.task_parallelism,
             "bad_tasks": self.bad_tasks,
-            # Not an argument. `export` needs the signature after loading.
+            # No arguments. `export` needs the signature after loading.
             "signature": serialize(self.meta_state.input_signature),
+            "selection": self.meta_state.selection(),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = deserialized(config, custom_objects)
+        config, selection = saved_layers.read_config(
+            config, "learner", custom_objects
+        )
         signature = config.pop("signature", None)
-        if "adapt" in config:  # Saved by 0.1.
-            config["adapted_weights"] = config.pop("adapt")
         model = cls(**config)
         model.meta_state.input_signature = signature
+        model.meta_state.expect_selection(selection)
         return model
 
 

@@ -253,6 +253,50 @@ def test_what_belongs_to_steps_and_variables_is_settled_when_built(change):
         meta_model.fit(x, y, batch_size=4, verbose=0)
 
 
+def unbuilt(name):
+    """A learner that `fit` builds, and settings that keep the graph small."""
+    layers = keras.layers
+    learner = [layers.Dense(4, activation="tanh"), layers.Dense(3)]
+    settings = {}
+    if name == "cavia":
+        # The layer's context parameters take the place of its inputs.
+        learner.insert(1, keras_maml.ContextParameters(3))
+    elif name == "proto_maml":
+        del learner[1]
+    elif name == "maml_plus_plus":
+        learner.insert(1, layers.BatchNormalization())
+        settings["inner_steps"] = 2
+    elif name == "imaml":
+        settings.update(inner_steps=2, cg_steps=1)
+    elif name == "reptile":
+        settings["inner_steps"] = 2
+    return keras.Sequential(learner), settings
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # The labels of `proto_maml` must stay integers. All take 18 s.
+        pytest.param(name, marks=[pytest.mark.slow][name == "proto_maml" :])
+        for name in algorithms.__all__
+    ],
+)
+def test_what_fit_has_built_is_exported(name, tmp_path):
+    learner, settings = unbuilt(name)
+    meta_model = getattr(algorithms, name)(learner, task_map="loop", **settings)
+    meta_model.compile(keras.optimizers.SGD(0.5), loss=LOSS)
+    x, y = class_batch(tasks=2)
+    meta_model.fit(x, y, batch_size=2, verbose=0)
+    meta_model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(
+        saved.serve(x["support_x"], x["support_y"], x["query_x"]),
+        meta_model.predict(x, verbose=0),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
 def test_an_unbuilt_learner_gets_rates_and_rows():
     layers = keras.layers
     learner = keras.Sequential(

@@ -25,13 +25,6 @@ def one_layer(**kwargs):
     )
 
 
-def twin_names():
-    inputs = keras.Input((1,))
-    first, second = one_layer(), one_layer()
-    learner = keras.Model(inputs, second(first(inputs)))
-    return keras_maml.MetaModel(learner, adapted_weights=[first.layers[0]])
-
-
 # What is wrong → a call, and what its message must say.
 CONSTRUCTION = {
     "learner is not a model": (
@@ -121,10 +114,6 @@ CONSTRUCTION = {
     "adapt selects nothing": (
         model(adapted_weights=lambda variable: False),
         "selects none",
-    ),
-    "adapt has a layer whose name is not unique": (
-        twin_names,
-        "layers whose names are unique",
     ),
     "layer in float16": (
         lambda: keras_maml.MetaModel(one_layer(dtype="float16")),

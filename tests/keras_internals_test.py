@@ -34,6 +34,14 @@ def test_all_layers_finds_those_inside_of_wrappers():
     )
 
 
+def test_child_layers_are_those_that_a_layer_holds_itself():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    wrapper = keras.layers.TimeDistributed(inner)
+    assert keras_internals.child_layers(wrapper) == [inner]
+    found = [type(e).__name__ for e in keras_internals.child_layers(inner)]
+    assert [name for name in found if name != "InputLayer"] == ["Dense"]
+
+
 def test_forget_losses_empties_what_layers_added():
     class Adds(keras.layers.Layer):
         def call(self, inputs):
@@ -156,6 +164,41 @@ def test_jit_compile_tells_auto_from_no(asked, given):
     assert loaded.jit_compile is given
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_step_that_xla_compiles_gets_checked_data(method):
+    class Checked(keras_internals.CheckedData, keras.Sequential):
+        def checked_data(self, data):
+            size = tf.size(tf.nest.flatten(data)[0])
+            check = tf.debugging.Assert(size == 0, ["outside of XLA"])
+            with tf.control_dependencies([check]):
+                return tf.nest.map_structure(tf.identity, data)
+
+    model = Checked([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=True)
+    arguments = [np.ones((2, 1), "float32")] * (1 + (method != "predict"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside of XLA"):
+        getattr(model, method)(*arguments, verbose=0)
+
+
+def test_a_model_without_a_default_signature(tmp_path):
+    class Plain(keras.Model):
+        def call(self, inputs):
+            return {key: value + 1 for key, value in inputs.items()}
+
+    class Quiet(keras_internals.NoDefaultSignature, Plain):
+        pass
+
+    def functions_of(model):
+        model({"a": tf.constant([1.0])})
+        module = tf.Module()
+        module.model = model
+        tf.saved_model.save(module, tmp_path / type(model).__name__)
+        return dir(tf.saved_model.load(tmp_path / type(model).__name__).model)
+
+    assert "_default_save_signature" in functions_of(Plain())
+    assert "_default_save_signature" not in functions_of(Quiet())
+
+
 def test_functions_of_tensorflow_itself_are_known():
     ours = tf.function(lambda x: x)
     assert not keras_internals.is_library_function(ours)
@@ -225,3 +268,72 @@ def test_layers_reach_what_is_replaced(name, monkeypatch):
         getattr(keras_internals.REPLACED_FUNCTIONS[name], name)
         is lowering._ORIGINALS[name]
     )
+
+
+def test_keras_says_that_it_writes_the_old_format(tmp_path):
+    seen = []
+
+    class Model(keras.Sequential):
+        def get_config(self):
+            seen.append(keras_internals.is_saving_h5())
+            return super().get_config()
+
+    model = Model([keras.Input((1,)), keras.layers.Dense(1)])
+    model.save(tmp_path / "model.keras")
+    model.save(tmp_path / "model.h5")
+    assert seen[0] is False
+    assert seen[-1] is True
+    assert not keras_internals.is_saving_h5()
+
+
+def optimizers():
+    plain = keras.optimizers.Adam(0.1, clipnorm=1.0)
+    return [plain, keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())]
+
+
+@pytest.mark.parametrize("optimizer", optimizers(), ids=["plain", "scaled"])
+def test_an_optimizer_without_summing_has_the_same_variables(optimizer):
+    variable = keras.Variable(np.ones([2]), dtype="float32")
+    optimizer.build([variable])
+    other = keras_internals.without_summing(optimizer)
+    assert [id(v) for v in other.variables] == list(
+        map(id, optimizer.variables)
+    )
+    other.apply_gradients([(tf.ones([2]), variable)])
+    assert int(optimizer.iterations) == 1
+    assert variable.numpy().max() < 1
+
+
+@pytest.mark.parametrize("optimizer", optimizers(), ids=["plain", "scaled"])
+def test_only_an_optimizer_without_summing_sums_no_gradients(optimizer):
+    # Without the name in use, the gradients of replicas would be summed twice.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    pairs = [(tf.ones([2]), keras.Variable(np.ones([2])))]
+    other = keras_internals.without_summing(optimizer)
+    other = getattr(other, "inner_optimizer", other)
+    assert other._all_reduce_sum_gradients(pairs) == pairs
+    calls = []
+    inner._all_reduce_sum_gradients = lambda given: calls.append(given) or given
+    variable = keras.Variable(np.ones([2]), dtype="float32")
+    optimizer.build([variable])
+    optimizer.apply_gradients([(tf.ones([2]), variable)])
+    assert len(calls) == 1
+
+
+def test_keras_builds_from_the_batch_of_one_replica():
+    class Model(keras_internals.BuiltFromOneReplica, keras.Model):
+        pass
+
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = Model(*_input_and_output())
+        model.compile("sgd", "mse", metrics=["mae"])
+    # Three rows for the first replica and two for the second.
+    data = tf.data.Dataset.from_tensors((np.ones((5, 2)), np.ones((5, 1))))
+    model.fit(data, verbose=0)
+    assert model.optimizer.built
+
+
+def _input_and_output():
+    x = keras.Input((2,))
+    return x, keras.layers.Dense(1)(x)

@@ -1,4 +1,4 @@
-"""Two replicas end at the weights of one device."""
+"""Replicas end at the weights and the logs of one device."""
 
 import json
 import pathlib
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import keras_maml
 from tests import replicated_training
+from tests.replicated_training import ALGORITHMS
 from tests.replicated_training import WEIGHTS
 from tests.replicated_training import trained
 from tests.sample_models import assert_same
@@ -21,35 +22,57 @@ from tests.sample_models import small_mlp
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 
 
-@pytest.fixture(scope="module")
-def results():
+def train(devices, *algorithms):
+    """The results of `tests.replicated_training`."""
     done = subprocess.run(
-        [sys.executable, "-m", replicated_training.__name__],
+        [
+            sys.executable,
+            "-m",
+            replicated_training.__name__,
+            str(devices),
+            *algorithms,
+        ],
         cwd=CHECKOUT,
         check=True,
         capture_output=True,
         text=True,
+        timeout=300,
     )
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("meta_gradient", replicated_training.META_GRADIENTS)
-def test_two_replicas_train_as_one_device(meta_gradient, results):
-    alone, replicated = results[meta_gradient]
-    assert_same(alone, replicated, rtol=1e-5, atol=1e-6)
+def assert_equal(alone, replicated):
+    assert alone.keys() == replicated.keys()
+    for key in alone:
+        for one, other in zip(alone[key], replicated[key], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_two_replicas_train_as_one_device():
+    assert_equal(*train(2, "maml")["maml"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_replicas_train_as_one_device(devices, algorithm):
+    assert_equal(*train(devices, algorithm)[algorithm])
 
 
 def test_sample_weight_counts_in_reptile():
     # The mean over four tasks, of which one alone moves θ, is a quarter of it.
-    only_first = WEIGHTS * 0 + np.array([[4.0], [0], [0], [0]], "float32")
+    def weights(*args, **kwargs):
+        return trained("reptile", *args, **kwargs)["weights"]
+
+    only_first = np.eye(6, 1, dtype="float32") * 4
     assert_same(
-        trained("reptile", weights=only_first),
-        trained("reptile", tasks=slice(1), weights=WEIGHTS * 0 + 1),
+        weights(tasks=slice(4), weights=only_first),
+        weights(tasks=slice(1), weights=WEIGHTS * 0 + 1),
         rtol=1e-5,
         atol=1e-6,
     )
     start = small_mlp().get_weights()
-    assert_same(trained("reptile", weights=0 * WEIGHTS), start, rtol=0)
+    assert_same(weights(weights=0 * WEIGHTS), start, rtol=0)
 
 
 def test_a_sum_is_refused_on_replicas():
@@ -61,3 +84,13 @@ def test_a_sum_is_refused_on_replicas():
     x, y = regression_batch(tasks=4)
     with pytest.raises(ValueError, match='`reduction="sum"` grows .* 2 rep'):
         meta_model.fit(x, y, batch_size=4, verbose=0)
+
+
+def test_eager_replicas_without_a_task_are_refused():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
+        meta_model.compile("sgd", "mse", run_eagerly=True)
+    x, y = regression_batch(tasks=1)
+    with pytest.raises(ValueError, match="must be at least one task"):
+        meta_model.fit(x, y, batch_size=1, verbose=0)

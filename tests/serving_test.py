@@ -223,3 +223,20 @@ def test_wrong_sizes_are_refused_when_served(tmp_path):
             saved.serve(
                 wrong["support_x"], wrong["support_y"], wrong["query_x"]
             )
+
+
+def test_a_label_that_is_no_class_is_refused_when_served(tmp_path):
+    x, _ = class_batch()
+    meta_model = keras_maml.MetaModel(
+        small_mlp(2, 3), inner_loss="sparse_categorical_crossentropy"
+    )
+    meta_model.predict(x, verbose=0)
+    meta_model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+    for label in (3, -1):
+        y = np.full_like(x["support_y"], label)
+        with pytest.raises(
+            tf.errors.InvalidArgumentError,
+            match="`support_y` must hold class labels, integers from 0 to 2",
+        ):
+            saved.serve(x["support_x"], y, x["query_x"])

@@ -19,16 +19,13 @@ def averageable_state(learner, state):
     }
 
 
-def assign_state(
-    learner, mean_state, count, per_step_statistics, has_stepped=None
-):
+def assign_state(learner, mean_state, per_step_statistics, has_stepped=None):
     """Assigns the mean of the state over tasks, and advances every seed.
 
     Args:
         learner: a built Keras model.
-        mean_state: dict, the mean of `averageable_state` over tasks.
-        count: scalar, the number of tasks of this replica, which may
-            be 0.
+        mean_state: dict, the mean of `averageable_state` over tasks, those of
+            all replicas.
         per_step_statistics: dict, from a position in the state to the
             variable that replaces the learner's variable.
         has_stepped: bool tensor. With `False`, only the seeds change. `None`
@@ -37,10 +34,6 @@ def assign_state(
     variables = list(learner.non_trainable_variables)
     for i, variable in per_step_statistics.items():
         variables[i] = variable
-    context = tf.distribute.get_replica_context()
-    if context and context.num_replicas_in_sync > 1 and mean_state:
-        # Keras would assign the values of the first replica only.
-        mean_state = _mean_over_replicas(context, mean_state, count)
     for i, value in mean_state.items():
         if not tf.as_dtype(variables[i].dtype).is_floating:
             value = tf.round(value)
@@ -49,16 +42,3 @@ def assign_state(
             value = tf.where(has_stepped, value, variables[i].value)
         variables[i].assign(value)
     seeds.advance(learner)
-
-
-def _mean_over_replicas(context, mean_state, count):
-    def total(tensor):
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
-
-    all_tasks = total(tf.cast(count, tf.float64))
-
-    def mean(tensor):
-        share = tf.cast(count, tensor.dtype) / tf.cast(all_tasks, tensor.dtype)
-        return total(tensor * share)
-
-    return {i: mean(tensor) for i, tensor in mean_state.items()}

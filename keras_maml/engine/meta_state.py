@@ -43,6 +43,8 @@ class MetaState:
         bad_tasks: a `BadTasks`.
         skipped_tasks: the metric that counts tasks that are left out, or
             `None` with `bad_tasks="raise"`.
+        output_shapes: dict, the shapes of the learner's outputs for inputs
+            that were seen, see `targets`.
     """
 
     def __init__(self, meta_model, adapted_weights):
@@ -60,7 +62,9 @@ class MetaState:
         self.skipped_tasks = None
         if meta_model.bad_tasks == "skip":
             self.skipped_tasks = keras.metrics.Sum(name="skipped_tasks")
+        self.output_shapes = {}
         self._learner_variables = []
+        self._saved_selection = None
 
     @property
     def meta_gradient(self):
@@ -73,6 +77,9 @@ class MetaState:
         # To raise now, and not in the middle of a trace.
         learner_checks.check_layers(model.learner)
         if not self.built:
+            self.adapted_weights = adaptation.with_layers(
+                self.adapted_weights, model.learner
+            )
             if model.normalization == "per_step":
                 self._build_per_step_norm()
             self.parameters = [
@@ -85,6 +92,7 @@ class MetaState:
             ]
             self._learner_variables = _identities(model.learner)
             self.built = True
+            self._check_selection()
         combinations.check_built(model, self.positions(), self.parameters)
 
     def check(self):
@@ -129,6 +137,65 @@ class MetaState:
                 f"Received: adapted_weights={self.adapted_weights!r}"
             )
         return moving
+
+    def selection(self):
+        """Returns which weights adapt, in the order of `learner.weights`.
+
+        Returns:
+            A string with `a` for each weight that adapts, `t` for each other
+            trainable weight and `f` for each frozen weight. `None` if
+            `adapted_weights` does not depend on names, or if the learner
+            cannot adapt as it is now.
+        """
+        if not self.built or isinstance(self.adapted_weights, str):
+            return None
+        learner = self._meta_model.learner
+        trainable = learner.trainable_variables
+        try:
+            adapted = {id(trainable[i]) for i in self.positions()}
+        except ValueError:  # All of it is frozen.
+            return None
+        trainable = set(map(id, trainable))
+        return "".join(
+            "a" if id(v) in adapted else "t" if id(v) in trainable else "f"
+            for v in learner.weights
+        )
+
+    def expect_selection(self, selection):
+        """Makes sure that the weights adapt that did in a saved model.
+
+        Args:
+            selection: the `selection()` of the saved model.
+
+        Raises:
+            ValueError: if other weights adapt, now or once the model is built.
+        """
+        self._saved_selection = selection
+        if self.built:
+            self._check_selection()
+
+    def _check_selection(self):
+        saved, now = self._saved_selection, self.selection()
+        if saved is None or now is None:
+            return
+        # Keras forgets what was frozen within a layer of the user's own.
+        if len(saved) != len(now) or any(
+            was != "f" and (was == "a") != (is_now == "a")
+            for was, is_now in zip(saved, now)
+        ):
+            weights = [v.path for v in self._meta_model.learner.weights]
+            raise ValueError(
+                "`adapted_weights` selects other weights than in the model "
+                "that was saved. Keras makes up names of layers, such as "
+                '"dense_1", anew in each process. Pass a `name` to each layer '
+                "that the learner's class makes, and look for that name. Make "
+                "the `MetaModel` in code, call its `load_weights` with this "
+                "file, and save it again. If you changed this config, set its "
+                '"selection" to `None`. '
+                f"Received: adapted_weights={self.adapted_weights!r}, which "
+                f"selects {_adapted(weights, now)} in the place of "
+                f"{_adapted(weights, saved)}"
+            )
 
     def variables(self):
         """Returns the variables of θ, a `Theta`."""
@@ -232,6 +299,10 @@ class MetaState:
             [variables[i] for i in self.positions()],
             max(model.inner_steps, 1),
         )
+
+
+def _adapted(paths, selection):
+    return [path for path, kind in zip(paths, selection) if kind == "a"]
 
 
 def _identities(learner):

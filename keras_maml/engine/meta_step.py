@@ -10,6 +10,7 @@ from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import functional
 from keras_maml.engine import learner_state
+from keras_maml.engine.replicas import number_of_replicas
 
 
 class StepResult(NamedTuple):
@@ -295,15 +296,9 @@ class MetaStep:
         return loss, output
 
     def _query_loss(self, adapted, task):
-        """Returns the compiled loss of a task's queries, and the output.
-
-        Keras divides the compiled loss by the number of replicas, but not the
-        learner's regularisers and `add_loss` terms.
-        """
+        """Returns the compiled loss of a task's queries, and the output."""
         output = self._task_learner.predict(adapted, task["x"]["query_x"])
-        self._state.task_losses = [
-            loss / number_of_replicas() for loss in output.losses
-        ]
+        self._state.task_losses = output.losses
         try:
             loss = self._model.compute_loss(
                 x=task["x"],
@@ -314,7 +309,9 @@ class MetaStep:
             )
         finally:
             self._state.task_losses = None
-        return loss, output
+        # Keras divides it by the number of replicas, to sum over them. Here
+        # the mean over the tasks of all replicas follows.
+        return loss * number_of_replicas(), output
 
     def _weight(self, task):
         """Returns the `weight` argument of `MetaGradient`."""
@@ -325,13 +322,7 @@ class MetaStep:
             for weight in weights
             if weight is not None
         ]
-        mean = tf.add_n(means) / len(means) if means else tf.ones([], floatx)
-        return mean / number_of_replicas()
-
-
-def number_of_replicas():
-    """Returns the number of replicas of the distribution strategy."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.add_n(means) / len(means) if means else tf.ones([], floatx)
 
 
 def compiles_whole_step(meta_model):

@@ -14,13 +14,21 @@ from keras_maml.engine import fit_arguments
 from keras_maml.engine import learner_checks
 from keras_maml.engine import learner_state
 from keras_maml.engine import meta_step
+from keras_maml.engine import replicas
+from keras_maml.engine import run_time_checks
 from keras_maml.engine import seeds
+from keras_maml.engine import targets
 from keras_maml.engine import task_map
 from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
 
 
-class MetaTrainer(keras_internals.AutoJitCompile):
+class MetaTrainer(
+    keras_internals.AutoJitCompile,
+    keras_internals.BuiltFromOneReplica,
+    keras_internals.CheckedData,
+    keras_internals.NoDefaultSignature,
+):
     """The steps of a `MetaModel`, as `Trainer` has them in Keras."""
 
     meta_state: MetaState
@@ -63,6 +71,7 @@ class MetaTrainer(keras_internals.AutoJitCompile):
             The learner's outputs, `(T, Q, ...)`.
         """
         tasks = self._tasks(contract.check_inputs(inputs))
+        tasks["x"], _ = targets.checked(self, tasks["x"])
         theta = self.meta_state.theta()
         task_learner = self.meta_state.task_learner(
             training=training,
@@ -163,22 +172,44 @@ class MetaTrainer(keras_internals.AutoJitCompile):
             # The user's loss, regulariser or activation may be the reason.
             return run(vectorize=False)
 
+    def checked_data(self, data):
+        """Returns `data`, to be read after the checks that XLA would drop."""
+
+        def check(data):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+            x = contract.check_inputs(x)
+            if y is not None:
+                y, sample_weight = contract.check_targets(x, y, sample_weight)
+            self._build_for(x)
+            checks = targets.checked(self, x, y, sample_weight)
+            return run_time_checks.after(tf.nest.flatten(checks), data)
+
+        if tf.distribute.in_cross_replica_context():
+            return self.distribute_strategy.run(check, args=(data,))
+        return check(data)
+
     def _step(self, data, training):
-        """Returns the `StepResult` of a meta-batch, and the logs."""
+        """Returns the `StepResult` of a meta-batch, and the logs.
+
+        Its means are over the tasks of all replicas, and so are the logs.
+        """
         meta_step.check_reduction(self.loss)
         x, y, sample_weight = meta_step.unpack(data)
         tasks = self._tasks(x)
+        tasks["x"], y_checked = targets.checked(
+            self, tasks["x"], y, sample_weight
+        )
         if training:
             self._prepare_optimizer()
-        result = meta_step.MetaStep(
-            self, tasks, y, sample_weight, training
-        ).run()
+        step = meta_step.MetaStep(
+            self, tasks, y_checked, sample_weight, training
+        )
+        result = step.run()
         metrics = keras_internals.unbuilt_metrics(self)
         if metrics is not None:
             _build(metrics, result.y, result.y_pred)
         keras_internals.loss_tracker(self).update_state(
-            result.mean["loss"] * meta_step.number_of_replicas(),
-            sample_weight=result.count,
+            result.mean["loss"], sample_weight=result.count
         )
         if self.meta_state.skipped_tasks is not None:
             all_tasks = tf.shape(tasks["number"])[0]
@@ -188,24 +219,29 @@ class MetaTrainer(keras_internals.AutoJitCompile):
         logs = self.compute_metrics(
             x, result.y, result.y_pred, sample_weight=result.sample_weight
         )
-        return result, logs
+        mean, values = replicas.mean_over_tasks(
+            result.mean, result.count, replicas.metric_values(self.metrics)
+        )
+        # A metric of one replica knows nothing of the others.
+        logs |= replicas.with_metric_values(
+            self.metrics, values, self.get_metrics_result
+        )
+        return result._replace(mean=mean), logs
 
     def _update(self, result):
         """Takes the outer step."""
+        optimizer = self.optimizer
+        steps_before = None
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            steps_before = tf.identity(optimizer.iterations)
         # Keras builds the optimizer of a loaded model in this order.
         variables = map(id, tf.nest.flatten(self.meta_state.variables()))
-        gradients = dict(
-            zip(
-                variables,
-                tf.nest.flatten(result.mean["gradients"]),
-                strict=True,
-            )
-        )
-        steps_before = None
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            steps_before = tf.identity(self.optimizer.iterations)
+        gradients = tf.nest.flatten(result.mean["gradients"])
+        gradients = dict(zip(variables, gradients, strict=True))
         if self.trainable_variables:
-            self.optimizer.apply_gradients(
+            if replicas.number_of_replicas() > 1:
+                optimizer = keras_internals.without_summing(optimizer)
+            optimizer.apply_gradients(
                 (gradients[id(v)], v) for v in self.trainable_variables
             )
         else:
@@ -220,7 +256,6 @@ class MetaTrainer(keras_internals.AutoJitCompile):
         learner_state.assign_state(
             self.learner,
             result.mean["state"],
-            result.count,
             self.meta_state.statistics,
             has_stepped,
         )
@@ -231,11 +266,10 @@ class MetaTrainer(keras_internals.AutoJitCompile):
             self.meta_state.bad_tasks.build_report()
 
         def find(batch):
-            x, y = batch["x"], batch["y"]
-            sample_weight = batch.get("sample_weight")
-            tasks = {k: batch[k] for k in ("number", "episode") if k in batch}
+            batch = dict(batch)
+            y, sample_weight = batch.pop("y"), batch.pop("sample_weight", None)
             return meta_step.MetaStep(
-                self, {"x": x, **tasks}, y, sample_weight, training
+                self, batch, y, sample_weight, training
             ).find_bad()
 
         return self.meta_state.bad_tasks.reporting(function, find)
@@ -255,15 +289,18 @@ class MetaTrainer(keras_internals.AutoJitCompile):
 
     def _tasks(self, x):
         """Returns the inputs and the numbers of the tasks."""
-        if not self.built:
-            # `fit` reaches this point without a call of the model.
-            self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
+        self._build_for(x)
         self.meta_state.input_signature = contract.input_signature(
             x, self.learner
         )
         first_input = tf.nest.flatten(x)[0]
         count = first_input.shape[0] or tf.shape(first_input)[0]
         return {"x": x, "number": seeds.task_numbers(count)}
+
+    def _build_for(self, x):
+        if not self.built:
+            # `fit` reaches this point without a call of the model.
+            self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
 
 
 def _build(owner, *args):

@@ -72,4 +72,5 @@ def apply_head(head, features):
 
 def count_classes(labels):
     """Returns the number of classes, the largest label plus one."""
-    return tf.reduce_max(tf.cast(labels, tf.int32)) + 1
+    # A replica may have no tasks, and so no labels.
+    return tf.maximum(tf.reduce_max(tf.cast(labels, tf.int32)) + 1, 1)

@@ -17,7 +17,7 @@ def check_lengths(tensors, axis, sentence, received, or_one=False):
         or_one: bool. Whether a tensor may have the length 1 instead.
 
     Returns:
-        The operation that checks the lengths, or `None` if all are known.
+        The result of `require`, or `None` if all lengths are known.
 
     Raises:
         ValueError: if known lengths differ, or are 0.
@@ -39,32 +39,38 @@ def check_lengths(tensors, axis, sentence, received, or_one=False):
     return require(
         tf.reduce_all(is_right),
         f"{sentence} Received: arrays whose lengths along axis {axis} are",
-        lengths,
+        lambda: [lengths],
     )
 
 
-def require(condition, sentence, *values):
+def require(condition, sentence, received):
     """Raises an error unless a condition holds.
 
     Args:
         condition: boolean scalar.
         sentence: string, the message.
-        *values: tensors that the message ends with.
+        received: function that returns a list of tensors and strings, which
+            the message ends with.
 
     Returns:
-        The operation that raises `tf.errors.InvalidArgumentError`. `None` in
-        eager execution.
+        In a graph, a tensor that raises `tf.errors.InvalidArgumentError` if it
+        is read. `None` in eager execution.
 
     Raises:
         ValueError: in eager execution.
     """
-    if not tf.executing_eagerly():
-        return tf.debugging.Assert(condition, [sentence, *values], 10)
-    if not condition:
-        raise ValueError(
-            " ".join([sentence, *(str(v.numpy()) for v in values)])
-        )
-    return None
+    if tf.executing_eagerly():
+        if not condition:
+            words = [getattr(v, "numpy", lambda v=v: v)() for v in received()]
+            raise ValueError(" ".join([sentence, *map(str, words)]))
+        return None
+
+    def fail():
+        error = tf.debugging.Assert(condition, [sentence, *received()], 10)
+        with tf.control_dependencies([error]):
+            return tf.constant(False)
+
+    return tf.cond(condition, lambda: tf.constant(True), fail)
 
 
 def after(checks, values):

@@ -297,10 +297,24 @@ def _while_loop(fn, tasks, parallelism):
         parallel_iterations=parallelism,
         maximum_iterations=static_count,
     )
-    stacked = [array.stack() for array in arrays]
-    for tensor, spec in zip(stacked, tf.nest.flatten(each_spec)):
-        tensor.set_shape([static_count, *spec.shape])
+    stacked = [
+        _stack(array, spec, count, static_count)
+        for array, spec in zip(arrays, tf.nest.flatten(each_spec))
+    ]
     return (
         tf.nest.pack_sequence_as(each_spec, stacked),
         tf.nest.pack_sequence_as(total_spec, total),
     )
+
+
+def _stack(array, spec, count, static_count):
+    """Stacks the results of tasks, of which a replica may have none."""
+    if static_count or spec.shape.is_fully_defined():
+        stacked = array.stack()
+    else:
+        # TensorFlow stacks no results only if it knows their shape. A
+        # dimension of 1 fits what the targets have in its place.
+        empty = tf.zeros([0, *(size or 1 for size in spec.shape)], spec.dtype)
+        stacked = tf.cond(count > 0, array.stack, lambda: empty)
+    stacked.set_shape([static_count, *spec.shape])
+    return stacked

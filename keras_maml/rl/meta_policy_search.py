@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from keras_maml import saved_layers
 from keras_maml.engine.learner_copy import copy_learner
 from keras_maml.engine.meta_state import MetaState
 from keras_maml.inner_optimizers import InnerOptimizer
@@ -26,7 +27,7 @@ from keras_maml.rl.surrogates import check_surrogate
 from keras_maml.rl.trajectories import Trajectories
 from keras_maml.rl.trajectories import check_trajectories
 from keras_maml.rl.trajectories import mean_returns
-from keras_maml.settings import deserialized
+from keras_maml.saving import SavedOrRefused
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_number
 from keras_maml.validation import check_seed
@@ -36,7 +37,7 @@ _ACTING = 1
 
 
 @keras.saving.register_keras_serializable(package="keras_maml")
-class MetaPolicySearch(PolicyTrainer):
+class MetaPolicySearch(SavedOrRefused, PolicyTrainer):
     """Searches for a policy from which new tasks are learned in a few steps.
 
     In each step of `fit` the policy acts in every task of a meta-batch. It
@@ -371,14 +372,17 @@ class MetaPolicySearch(PolicyTrainer):
             "gae_lambda": self.gae_lambda,
             "seed": self.seed,
             "task_parallelism": inner["task_parallelism"],
+            "selection": inner["selection"],
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = deserialized(config, custom_objects)
-        if "adapt" in config:  # Saved by 0.1.
-            config["adapted_weights"] = config.pop("adapt")
-        return cls(**config)
+        config, selection = saved_layers.read_config(
+            config, "policy", custom_objects
+        )
+        model = cls(**config)
+        model.meta_state.expect_selection(selection)
+        return model
 
     def get_compile_config(self):
         # The constructor compiles.

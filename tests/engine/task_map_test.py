@@ -58,6 +58,23 @@ def test_shapes_are_static_where_they_can_be():
     )
 
 
+def test_a_replica_may_have_no_task():
+    @tf.function(input_signature=[tf.TensorSpec((None, None, 2))])
+    def run(tasks):
+        (each,), (mean,) = task_map.map_tasks(
+            lambda t: ((t * 2,), (tf.reduce_sum(t),)), tasks, parallelism=2
+        )
+        return each, mean
+
+    each, mean = run(np.ones((0, 5, 2)))
+    # The unknown dimension is 1, which fits any.
+    assert each.shape == (0, 1, 2)
+    assert float(mean) == 0
+    each, mean = run(np.ones((3, 5, 2)))
+    assert each.shape == (3, 5, 2)
+    assert float(mean) == 10
+
+
 def test_result_does_not_depend_on_parallelism():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((50, 7)).astype("float32")
