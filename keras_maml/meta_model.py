@@ -285,7 +285,8 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
 
         Raises:
             ValueError: if the support set does not have this form, if Keras
-                cannot copy the learner, or if there is no inner loss.
+                cannot copy the learner, if there is no inner loss, or if the
+                support set or the adapted weights are not finite.
         """
         x = contract.check_support(support_x, support_y, support_weight)
         if not self.built:
@@ -299,6 +300,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
             training=False, steps=inner_steps, support_y=x["support_y"]
         )
         adapted = task_learner.adapt(self.meta_state.theta(), {"x": x})
+        bad_tasks_lib.check_adapted(x, adapted)
         return copy_learner(
             self.learner,
             task_learner.values(adapted),

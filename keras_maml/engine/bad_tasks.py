@@ -160,3 +160,52 @@ def probe(structure: Any):
         ]
         or [tf.zeros([], floatx)]
     )
+
+
+def check_adapted(x, adapted):
+    """Raises `ValueError` if a task has not been learned.
+
+    Args:
+        x: dict of tensors, the support set of the task.
+        adapted: an `AdaptedTask`, of eager tensors.
+    """
+    if not all_finite(learned_from(x)):
+        raise ValueError(
+            "The support set is not finite. Look for NaN and infinite numbers "
+            "in `support_x` and `support_y`. Received: support_x="
+            f"{x['support_x']!r} and support_y={x['support_y']!r}"
+        )
+    if not all_finite(moved(adapted)):
+        raise ValueError(
+            "The adapted weights are not finite: the inner loop has diverged. "
+            "Lower the inner learning rate, or take fewer inner steps. "
+            f"Received: inner_steps={adapted.step} and the support losses "
+            f"{adapted.losses}"
+        )
+
+
+def nan_if_bad(x, adapted, outputs):
+    """Returns the outputs of a task, or NaN if it has not been learned.
+
+    TensorFlow's kernels may turn NaN into 0 on the way to an output, which
+    would look like a prediction.
+    """
+    sources = probe([learned_from(x), moved(adapted)])
+    is_good = tf.math.is_finite(tf.stop_gradient(sources))
+
+    def nan_unless_good(tensor):
+        if not tensor.dtype.is_floating:
+            return tensor
+        return tf.where(is_good, tensor, tf.cast(float("nan"), tensor.dtype))
+
+    return tf.nest.map_structure(nan_unless_good, outputs)
+
+
+def learned_from(x):
+    """Returns the data of a support set."""
+    return [x["support_x"], x["support_y"]]
+
+
+def moved(adapted):
+    """Returns the weights that the inner loop has moved."""
+    return [adapted.head, [adapted.weights[i] for i in adapted.positions]]

@@ -85,7 +85,15 @@ class MetaStep:
             A `StepResult`.
         """
         healthy = None
+        skips = self._model.bad_tasks == "skip"
         if compiles_whole_step(self._model):
+            if skips:
+                raise ValueError(
+                    '`bad_tasks="skip"` needs meta-batches whose size changes, '
+                    "which XLA cannot compile. Compile the model with "
+                    '`jit_compile="auto"`, or pass `bad_tasks="raise"`. '
+                    "Received: jit_compile=True"
+                )
             each, total, _ = self._map(self._good_task)
             each = {**each, **self._targets()}
             healthy = self._state.bad_tasks.report_first(
@@ -97,11 +105,11 @@ class MetaStep:
             each = {**each, **self._targets()}
             # The sum of what is looked at means nothing.
             del total["probes"]
-            if self._model.bad_tasks == "skip":
+            if skips:
                 each, total, finite = tf.cond(
                     finite, lambda: (each, total, finite), self._without_bad
                 )
-            each, total = self._stop_unless(finite, (each, total))
+            each, total = self.stop_unless(finite, (each, total))
         count = total.pop("count")
         mean = tf.nest.map_structure(
             lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
@@ -136,6 +144,21 @@ class MetaStep:
                 )
         return bad_tasks.BadTask(-1, "mean over tasks")
 
+    def stop_unless(self, healthy, results):
+        """Returns `results` after a check that fails the step."""
+        if tf.executing_eagerly():
+            if not healthy:
+                raise self.find_bad().error()
+            return results
+
+        def stop():
+            self._state.bad_tasks.stop(self._tasks)
+            return False
+
+        check = tf.cond(healthy, lambda: True, stop)
+        with tf.control_dependencies([check]):
+            return tf.nest.map_structure(tf.identity, results)
+
     # -- All tasks
 
     def _map(self, fn, **kwargs):
@@ -162,24 +185,7 @@ class MetaStep:
         each = tf.nest.map_structure(
             lambda t: tf.boolean_mask(t, good), {**each, **self._targets()}
         )
-        # Nothing is left to take the mean of.
-        finite &= total["count"] > 0
         return each, total, finite
-
-    def _stop_unless(self, finite, results):
-        """Returns `results` after a check that fails the step."""
-        if tf.executing_eagerly():
-            if not finite:
-                raise self.find_bad().error()
-            return results
-
-        def stop():
-            self._state.bad_tasks.stop(self._tasks)
-            return False
-
-        check = tf.cond(finite, lambda: True, stop)
-        with tf.control_dependencies([check]):
-            return tf.nest.map_structure(tf.identity, results)
 
     # -- One task
 
@@ -231,12 +237,11 @@ class MetaStep:
         return tf.stack([bad_tasks.all_finite(part) for part in parts])
 
     def _sources(self, task, adapted):
-        """Returns what the results of a task depend on."""
-        x = task["x"]
+        """Returns what a task's support loss, query loss and gradient need."""
         return (
-            [x["support_x"], x["support_y"]],
-            [x["query_x"], task["y"]],
-            [adapted.weights[i] for i in adapted.positions],
+            bad_tasks.learned_from(task["x"]),
+            [task["x"]["query_x"], task["y"]],
+            bad_tasks.moved(adapted),
         )
 
     def _run_task(self, task):
@@ -354,6 +359,12 @@ def check_reduction(loss):
                 f"Received: loss={one_loss!r} and {number_of_replicas()} "
                 "replicas"
             )
+
+
+def episode_numbers(data):
+    """Returns a dict of the numbers of a meta-batch's episodes, if it has."""
+    x = keras.utils.unpack_x_y_sample_weight(data)[0]
+    return {"episode": x["episode"]} if "episode" in x else {}
 
 
 def unpack(data):

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_maml import keras_internals
+from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import fit_arguments
 from keras_maml.engine import learner_checks
@@ -42,8 +43,10 @@ class MetaTrainer(
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
-        fit_arguments.checked(keras.Model.evaluate, (self, *args), kwargs)
-        return super().evaluate(*args, **kwargs)
+        bound = fit_arguments.checked(
+            keras.Model.evaluate, (self, *args), kwargs
+        )
+        return super().evaluate(*bound.args[1:], **bound.kwargs)
 
     @functools.wraps(keras.Model.predict)
     def predict(self, *args, **kwargs):
@@ -68,7 +71,8 @@ class MetaTrainer(
                 to its `evaluation_steps` otherwise.
 
         Returns:
-            The learner's outputs, `(T, Q, ...)`.
+            The learner's outputs, `(T, Q, ...)`. They are NaN for a task whose
+            support set or adapted weights are not finite.
         """
         tasks = self._tasks(contract.check_inputs(inputs))
         tasks["x"], _ = targets.checked(self, tasks["x"])
@@ -82,7 +86,8 @@ class MetaTrainer(
         def task_outputs(task):
             adapted = task_learner.adapt(theta, task, derive_data=True)
             output = task_learner.predict(adapted, task["x"]["query_x"])
-            return output.outputs, ()
+            outputs = bad_tasks.nan_if_bad(task["x"], adapted, output.outputs)
+            return outputs, ()
 
         return self.map_tasks(task_outputs, tasks)[0]
 
@@ -90,7 +95,7 @@ class MetaTrainer(
         result, logs = self._step(data, training=True)
         if result.healthy is None:
             # Not before it is known that no task is bad.
-            with tf.control_dependencies([result.count]):
+            with tf.control_dependencies(tf.nest.flatten(result.mean)[:1]):
                 self._update(result)
         else:
             tf.cond(result.healthy, lambda: self._update(result), lambda: None)
@@ -195,7 +200,7 @@ class MetaTrainer(
         """
         meta_step.check_reduction(self.loss)
         x, y, sample_weight = meta_step.unpack(data)
-        tasks = self._tasks(x)
+        tasks = {**self._tasks(x), **meta_step.episode_numbers(data)}
         tasks["x"], y_checked = targets.checked(
             self, tasks["x"], y, sample_weight
         )
@@ -219,9 +224,14 @@ class MetaTrainer(
         logs = self.compute_metrics(
             x, result.y, result.y_pred, sample_weight=result.sample_weight
         )
-        mean, values = replicas.mean_over_tasks(
-            result.mean, result.count, replicas.metric_values(self.metrics)
+        mean, (values, all_tasks) = replicas.mean_over_tasks(
+            result.mean,
+            result.count,
+            (replicas.metric_values(self.metrics), result.count),
         )
+        if self.bad_tasks == "skip":
+            # Else nothing is left to take the mean of.
+            mean = step.stop_unless(all_tasks > 0, mean)
         # A metric of one replica knows nothing of the others.
         logs |= replicas.with_metric_values(
             self.metrics, values, self.get_metrics_result

@@ -20,6 +20,9 @@ BLOCK = 64
 # on an accelerator.
 _ALGORITHM = "philox"
 
+# The key of an episode's number among its drawn numbers.
+_NUMBER = "episode number"
+
 # `(x, y)`, where `x` has "support_x", "support_y" and "query_x". `Episode` is
 # one episode; `EpisodeTensors` has a leading axis of episodes.
 Episode = tuple[dict[str, np.ndarray], np.ndarray]
@@ -77,7 +80,7 @@ class TaskDistribution:
             autograph=False,
         )
         self._realize_function = tf.function(
-            lambda drawn: self._realize(drawn), autograph=False
+            self._realize_numbered, autograph=False
         )
 
     def episode(self, index: int) -> Episode:
@@ -138,9 +141,14 @@ class TaskDistribution:
         start = check_integer("start", start, minimum=0)
         if count is not None:
             count = check_integer("count", count)
+        stream = EpisodeStream(self._batch, tasks, count, start)
+        return stream.mark(self._batch(tasks, count, start))
+
+    def _batch(self, tasks, count, start, numbered=False):
+        """Returns the dataset of `batch`. See `EpisodeStream`."""
         # `drop_remainder` drops nothing here; it makes the task axis static.
         static = count is None or count % tasks == 0
-        dataset = self._draw_episodes(start, count)
+        dataset = self._draw_episodes(start, count, numbered)
         if self._episodes_per_call is None:
             dataset = dataset.rebatch(tasks, drop_remainder=static)
             dataset = parallel_map(dataset, self._realize_function)
@@ -158,8 +166,7 @@ class TaskDistribution:
         dataset = dataset.apply(
             tf.data.experimental.assert_cardinality(cardinality)
         )
-        stream = EpisodeStream(self.batch, tasks, count, start)
-        return stream.mark(dataset.prefetch(tf.data.AUTOTUNE))
+        return dataset.prefetch(tf.data.AUTOTUNE)
 
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws the random numbers of `BLOCK` episodes."""
@@ -169,13 +176,19 @@ class TaskDistribution:
         """Turns drawn numbers into the data of their episodes."""
         raise NotImplementedError
 
+    def _realize_numbered(self, drawn):
+        drawn = dict(drawn)
+        number = drawn.pop(_NUMBER, None)
+        x, y = self._realize(drawn)
+        return (x if number is None else {**x, "episode": number}), y
+
     def _drawn(self, index: int) -> dict[str, np.ndarray]:
         """Returns the random numbers of one episode."""
         index = check_integer("index", index, minimum=0)
         drawn = next(iter(self._draw_episodes(index, 1)))
         return _without_first_axis(drawn)
 
-    def _draw_episodes(self, start, count):
+    def _draw_episodes(self, start, count, numbered=False):
         """Streams the drawn numbers of episodes, any number at a time."""
         first = start // BLOCK
         if count is None:
@@ -189,7 +202,10 @@ class TaskDistribution:
             drawn = self._draw_function(block)
             low = tf.maximum(start - block * BLOCK, 0)
             high = tf.minimum(end - block * BLOCK, BLOCK)
-            return {name: value[low:high] for name, value in drawn.items()}
+            drawn = {name: value[low:high] for name, value in drawn.items()}
+            if numbered:
+                drawn[_NUMBER] = block * BLOCK + tf.range(low, high)
+            return drawn
 
         return parallel_map(blocks, draw)
 
