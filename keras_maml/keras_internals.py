@@ -4,6 +4,7 @@
 breaks when an update of Keras or TensorFlow removes the name.
 """
 
+import contextlib
 import functools
 
 import keras
@@ -25,6 +26,24 @@ REPLACED_FUNCTIONS = {
 
 # What Keras's generator adds to its seed with each draw.
 SEED_INCREMENT = (0, 1)
+
+# What Keras's callbacks know of the epochs before, and set in these attributes.
+CALLBACK_STATE = {
+    "EarlyStopping": (
+        "best",
+        "best_epoch",
+        "best_weights",
+        "stopped_epoch",
+        "wait",
+    ),
+    "ModelCheckpoint": (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+    ),
+    "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),
+    "SwapEMAWeights": ("_ema_weights_in_model",),
+}
 
 # Words in TensorFlow's errors about operations that it cannot vectorize.
 _VECTORIZATION_WORDS = ("loop invariant", "pfor")
@@ -83,6 +102,133 @@ def leave_inputs_alone(model):
 def start_at_first_epoch(model):
     """Clears the epoch from which `BackupAndRestore` resumed training."""
     model._initial_epoch = None
+
+
+def build_all(model, element_spec):
+    """Builds a compiled model, its optimizer and its metrics.
+
+    Otherwise the first step of `fit` does so, unless there is a strategy.
+
+    Args:
+        model: a compiled model.
+        element_spec: structure of `tf.TensorSpec`, an element of the dataset.
+    """
+    model._symbolic_build(data_batch=element_spec)
+
+
+@contextlib.contextmanager
+def watching_epochs(model, function):
+    """Calls `function` with the `Epochs` of the `fit` inside the context.
+
+    Keras calls it once the data are there, and before any callback.
+    """
+    # `fit` hands its iterator to this method first.
+    build = model._maybe_symbolic_build
+
+    def build_and_watch(iterator=None, data_batch=None):
+        del model.__dict__["_maybe_symbolic_build"]
+        build(iterator=iterator, data_batch=data_batch)
+        function(Epochs(iterator))
+
+    # Not by Keras, which looks into what it is given.
+    model.__dict__["_maybe_symbolic_build"] = build_and_watch
+    try:
+        yield
+    finally:
+        model.__dict__.pop("_maybe_symbolic_build", None)
+
+
+class Epochs:
+    """The iterator of `fit` over the steps of its epochs.
+
+    Where `steps_per_epoch` is given, epochs share a pass over the dataset.
+    Otherwise each makes its own pass.
+
+    Args:
+        iterator: Keras's `TFEpochIterator`.
+
+    Attributes:
+        step: int, the steps of the running epoch that have begun.
+    """
+
+    def __init__(self, iterator):
+        self._iterator = iterator
+        self._enumerate = iterator._enumerate_iterator
+        self._first = None
+        self.step = 0
+        iterator._enumerate_iterator = self._steps
+
+    @property
+    def adapter(self):
+        """The name of Keras's class for this kind of data."""
+        return type(self._iterator.data_adapter).__name__
+
+    @property
+    def dataset(self):
+        """The data as a `tf.data.Dataset`."""
+        return self._iterator.data_adapter.get_tf_dataset()
+
+    @property
+    def steps_per_epoch(self):
+        """The steps of an epoch, or `None` as long as nobody knows."""
+        return self._iterator.num_batches
+
+    @property
+    def steps_per_execution(self):
+        """The steps that Keras takes at once."""
+        return self._iterator.steps_per_execution
+
+    @property
+    def place(self):
+        """The meta-batches that were taken from the current pass."""
+        return self._iterator._steps_seen
+
+    @property
+    def place_after_epoch(self):
+        """What `place` will be when the next epoch begins."""
+        iterator = self._iterator
+        if iterator.steps_per_epoch is None or not iterator._current_iterator:
+            return 0
+        return iterator._steps_seen
+
+    @property
+    def pass_is_over(self):
+        """Whether the current pass has no further meta-batch."""
+        count = self._iterator._num_batches
+        return bool(count) and self.place >= count
+
+    def go_on(self, dataset, place, step):
+        """Lets the first epoch begin in its middle.
+
+        Args:
+            dataset: `tf.data.Dataset`, the rest of the current pass. Later
+                passes are whole.
+            place: int, the meta-batches of this pass that are over.
+            step: int, the steps of the first epoch that are over.
+        """
+        iterator = self._iterator
+        whole = iterator._get_iterator
+        strategy = iterator._distribute_strategy
+        rest = strategy.experimental_distribute_dataset(dataset)
+
+        def get_iterator():
+            iterator._get_iterator = whole
+            return rest
+
+        iterator._get_iterator = get_iterator
+        self._first = place, step
+
+    def _steps(self):
+        first, self._first = self._first, None
+        for begin, *others in self._enumerate():
+            if first is not None:
+                place, step = first
+                if begin < step:
+                    continue
+                self._iterator._steps_seen += place - step
+                first = None
+            self.step = begin + self.steps_per_execution
+            yield begin, *others
 
 
 def loss_tracker(model):

@@ -45,6 +45,12 @@ class EpisodeStream:
         dataset.episode_stream = self
         return dataset
 
+    def after(self, meta_batches: int) -> tf.data.Dataset:
+        """The dataset without its first meta-batches."""
+        done = meta_batches * self.tasks
+        count = None if self.count is None else self.count - done
+        return self.batch(self.tasks, count, self.start + done)
+
 
 def stream_of(dataset: object) -> EpisodeStream | None:
     """Returns the `EpisodeStream` of a dataset, or `None` if unknown."""

@@ -23,6 +23,7 @@ algorithms.proto_maml
 algorithms.reptile
 callbacks.FirstOrderUntil
 callbacks.PreAdaptationMetrics
+callbacks.Resume
 configure_threads
 evaluate_tasks
 inner_optimizers.Adagrad

@@ -5,6 +5,7 @@ A test that fails here after an update says which function of
 """
 
 import functools
+import inspect
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from keras_maml import keras_internals
 from keras_maml.exact import lowering
+from tests.sample_models import regression_batch
 from tests.sample_models import regression_model
 from tests.sample_models import small_mlp
 
@@ -268,6 +270,109 @@ def test_layers_reach_what_is_replaced(name, monkeypatch):
         getattr(keras_internals.REPLACED_FUNCTIONS[name], name)
         is lowering._ORIGINALS[name]
     )
+
+
+@pytest.mark.parametrize("name", keras_internals.CALLBACK_STATE)
+def test_keras_keeps_the_state_of_callbacks_in_these_attributes(name):
+    arguments = {"ModelCheckpoint": ("a.keras",)}.get(name, ())
+    callback = getattr(keras.callbacks, name)(*arguments)
+    callback.on_train_begin()
+    known = set(keras_internals.CALLBACK_STATE[name])
+    assert known <= set(vars(callback))
+    # `Resume` would lose a number that Keras adds.
+    settings = set(inspect.signature(type(callback)).parameters)
+    numbers = {k for k, v in vars(callback).items() if isinstance(v, int)}
+    inherited = {"_supports_tf_logs", "min_delta", "save_freq"}
+    assert numbers <= known | settings | inherited
+
+
+def test_build_all_builds_model_optimizer_and_metrics():
+    meta_model = regression_model()
+    x, y = regression_batch()
+    spec = tf.data.Dataset.from_tensors((x, y)).element_spec
+    assert keras_internals.unbuilt_metrics(meta_model) is not None
+    keras_internals.build_all(meta_model, spec)
+    assert keras_internals.unbuilt_metrics(meta_model) is None
+    assert meta_model.optimizer.built
+
+
+class TestEpochs:
+    """The steps of `fit`'s epochs, over 5 elements."""
+
+    def steps(self, go_on=None, epochs=3, **kwargs):
+        """What a model saw, as (epoch, step, element, place) of each step."""
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse", run_eagerly=True)
+        seen, found = [], []
+
+        class Sees(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                self.epoch = epoch
+
+            def on_train_batch_end(self, batch, logs=None):
+                place = found[0].place
+                assert found[0].step == batch + 1
+                seen.append((self.epoch, batch, elements[-1], place))
+
+            def on_epoch_end(self, epoch, logs=None):
+                seen.append(found[0].place_after_epoch)
+
+        elements = []
+
+        def train_step(data):
+            elements.append(int(data[0][0, 0]))
+            return {"loss": 0.0}
+
+        model.train_step = train_step
+        numbers = np.arange(5.0)[:, None, None]
+        dataset = tf.data.Dataset.from_tensor_slices((numbers, numbers))
+
+        def watch(epochs):
+            found.append(epochs)
+            assert epochs.adapter == "TFDatasetAdapter"
+            assert epochs.dataset is dataset
+            assert epochs.steps_per_execution == 1
+            assert epochs.steps_per_epoch == kwargs.get("steps_per_epoch", 5)
+            if go_on is not None:
+                place, step = go_on
+                epochs.go_on(dataset.skip(place), place, step)
+
+        with keras_internals.watching_epochs(model, watch):
+            model.fit(
+                dataset,
+                epochs=epochs,
+                callbacks=[Sees()],
+                verbose=0,
+                shuffle=False,
+                **kwargs,
+            )
+        assert "_maybe_symbolic_build" not in vars(model)
+        return seen
+
+    def test_each_epoch_is_a_pass(self):
+        whole = self.steps(epochs=2)
+        assert whole[:2] == [(0, 0, 0, 1), (0, 1, 1, 2)]
+        assert whole[4:7] == [(0, 4, 4, 5), 0, (1, 0, 0, 1)]
+        # From the middle of the first epoch.
+        assert self.steps((3, 3), epochs=2) == whole[3:]
+
+    @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+    def test_epochs_share_a_pass(self):
+        whole = self.steps(epochs=5, steps_per_epoch=2)
+        first = [(0, 0, 0, 1), (0, 1, 1, 2), 2, (1, 0, 2, 3), (1, 1, 3, 4), 4]
+        assert whole[:6] == first
+        # The pass ends in the middle of an epoch, and so does the epoch.
+        assert whole[6:9] == [(2, 0, 4, 5), 0, (3, 0, 0, 1)]
+        # From the middle of the second epoch.
+        resumed = self.steps(
+            (3, 1), epochs=5, steps_per_epoch=2, initial_epoch=1
+        )
+        assert resumed == whole[4:]
+        # From the end of the second epoch.
+        resumed = self.steps(
+            (4, 0), epochs=5, steps_per_epoch=2, initial_epoch=2
+        )
+        assert resumed == whole[6:]
 
 
 def test_keras_says_that_it_writes_the_old_format(tmp_path):

@@ -20,6 +20,7 @@ from keras_maml.engine import run_time_checks
 from keras_maml.engine import seeds
 from keras_maml.engine import targets
 from keras_maml.engine import task_map
+from keras_maml.engine.around_fit import around_fit
 from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
 
@@ -39,7 +40,8 @@ class MetaTrainer(
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         bound = fit_arguments.checked(keras.Model.fit, (self, *args), kwargs)
-        return super().fit(*bound.args[1:], **bound.kwargs)
+        with around_fit(self, bound.arguments):
+            return super().fit(*bound.args[1:], **bound.kwargs)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_maml import keras_internals
+from keras_maml.engine.around_fit import around_fit
 from keras_maml.rl.environments.environment import TaskSampler
 from keras_maml.rl.policy_learner import support_of
 from keras_maml.validation import check_integer
@@ -34,8 +35,8 @@ class PolicyTrainer(keras.Model):
 
         Seeds and the number of earlier steps determine the tasks and the
         random numbers of a step. So training can be interrupted: with
-        `keras.callbacks.BackupAndRestore`, or with a further `fit` of a saved
-        and loaded model, it continues with the same results.
+        `keras_maml.callbacks.Resume`, or with a further `fit` of a saved and
+        loaded model, it continues with the same results.
 
         Args:
             task_sampler: a `TaskSampler`, such as `environment.tasks(20)`.
@@ -57,16 +58,18 @@ class PolicyTrainer(keras.Model):
         check_integer("steps_per_epoch", steps_per_epoch)
         check_integer("initial_epoch", initial_epoch, minimum=0)
         self._prepare_training(task_sampler)
-        return super().fit(
+        arguments = {
             # One element a step; its value means nothing.
-            tf.data.Dataset.counter(),
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            initial_epoch=initial_epoch,
-            callbacks=callbacks,
-            verbose=verbose,
-            shuffle=False,
-        )
+            "x": tf.data.Dataset.counter(),
+            "epochs": epochs,
+            "steps_per_epoch": steps_per_epoch,
+            "initial_epoch": initial_epoch,
+            "callbacks": callbacks,
+            "verbose": verbose,
+            "shuffle": False,
+        }
+        with around_fit(self, arguments):
+            return super().fit(**arguments)
 
     def train_step(self, data):
         state = self.search_state
