@@ -201,11 +201,22 @@ def _check_labels(target):
         is_wrong &= counts
 
     def received():
-        flat = tf.reshape(is_wrong, [-1])
-        position = tf.argmax(tf.cast(flat, tf.int32))
-        per_task = tf.size(is_wrong[0], tf.int64)
-        label = tf.reshape(target.values, [-1])[position]
-        return [label, "in task", position // per_task]
+        # XLA compiles this also for a replica without tasks, so for no label.
+        flat = tf.concat([tf.reshape(is_wrong, [-1]), [True]], 0)
+        values = tf.concat(
+            [
+                tf.reshape(target.values, [-1]),
+                tf.zeros([1], target.values.dtype),
+            ],
+            0,
+        )
+        position = tf.argmax(tf.cast(flat, tf.int32), output_type=tf.int32)
+        per_task = tf.reduce_prod(tf.shape(is_wrong)[1:])
+        return [
+            values[position],
+            "in task",
+            position // tf.maximum(per_task, 1),
+        ]
 
     return labels, run_time_checks.require(
         ~tf.reduce_any(is_wrong),

@@ -270,6 +270,28 @@ def test_several_outputs_of_a_learner_that_only_a_call_tells():
     assert len(meta_model.meta_state.output_shapes) == 1
 
 
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_outputs_in_any_order(form):
+    inputs = keras.Input((2,))
+    outputs = {
+        "z": keras.layers.Dense(3)(inputs),
+        "a": keras.layers.Dense(1)(inputs),
+    }
+    loss = {"z": cross_entropy(), "a": "mse"}
+    y = {"z": Y, "a": np.zeros((*Y.shape, 1), "float32")}
+    bad = {**y, "z": Y + 1}
+    if form == "list":
+        outputs, loss, y, bad = (
+            list(each.values()) for each in (outputs, loss, y, bad)
+        )
+    learner = keras.Model(inputs, outputs)
+    meta_model = classifier(learner, loss, inner_loss=lambda y, p: p)
+    y, bad = tf.nest.map_structure(tf.convert_to_tensor, (y, bad))
+    targets.checked(meta_model, X, y)
+    with pytest.raises(ValueError, match="integers from 0 to 2.* label 3"):
+        targets.checked(meta_model, X, bad)
+
+
 def test_prototypes_take_labels_from_zero():
     learner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4)])
     meta_model = classifier(learner, head_init="prototypes")
