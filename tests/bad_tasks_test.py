@@ -292,7 +292,8 @@ def test_evaluate_tasks_names_or_leaves_out_bad_tasks():
         keras_maml.evaluate_tasks(compiled_model(), batches, metric)
     skipping = compiled_model(bad_tasks="skip")
     [scores] = keras_maml.evaluate_tasks(skipping, batches, metric).values()
-    assert scores.values.shape == (7,) and scores.skipped == 1
+    assert scores.values.shape == (7,)
+    assert scores.skipped == 1
     assert np.isfinite(scores.mean)
 
 

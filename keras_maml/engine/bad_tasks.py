@@ -77,12 +77,13 @@ class BadTasks:
 
         tf.py_function(keep, flat, [])
 
-    def reporting(self, function, find):
+    def reporting(self, function, find, mode):
         """Wraps a traced step, so that a bad task raises `ValueError`.
 
         Args:
             function: a function, made by Keras.
             find: function of a meta-batch that returns a `BadTask`.
+            mode: string, one of `MODES`.
         """
 
         @functools.wraps(function)
@@ -95,12 +96,12 @@ class BadTasks:
                     raise
                 batch, self.batch = self.batch, None
                 # TensorFlow's error shows the whole graph.
-                raise find(batch).error() from None
+                raise find(batch).error(mode) from None
             if self.report is not None:
                 index, episode, part = self.report.numpy().tolist()
                 if part >= 0:
                     self.report.assign(_NO_REPORT)
-                    raise BadTask(index, PARTS[part], episode).error()
+                    raise BadTask(index, PARTS[part], episode).error(mode)
             return logs
 
         return step
@@ -110,32 +111,34 @@ class BadTask(NamedTuple):
     """A task with a number that is not finite.
 
     Attributes:
-        index: int, the index in the meta-batch, or -1: all tasks together.
+        task: int, the index in the meta-batch, or -1: all tasks together.
         part: string, what is not finite.
         episode: int, the number of the episode, or -1 if unknown.
     """
 
-    index: int
+    task: int
     part: str
     episode: int = -1
 
-    def error(self):
-        """Returns the `ValueError` that stops the step."""
-        task = "all tasks of the meta-batch together"
-        if self.index >= 0:
-            task = f"task {self.index} of the meta-batch"
+    def error(self, mode):
+        """Returns the `ValueError` that stops a step, in one of `MODES`."""
+        name = "all tasks of the meta-batch together"
+        if self.task >= 0:
+            name = f"task {self.task} of the meta-batch"
         if self.episode >= 0:
-            task += f", episode {self.episode},"
+            name += f", episode {self.episode},"
+        remedy = 'To leave out such tasks, pass `bad_tasks="skip"`.'
+        if mode == "skip":
+            remedy = "No task of the meta-batch is left."
         return ValueError(
-            f"The {self.part} of {task} is not finite. The step has changed "
+            f"The {self.part} of {name} is not finite. The step has changed "
             "neither θ nor the optimizer. Look for data that are NaN or "
-            "infinite, and for learning rates that are too high. To leave "
-            'out such tasks, pass `bad_tasks="skip"`. '
-            f"Received: {self}"
+            "infinite, and for learning rates that are too high. "
+            f'{remedy} Received: bad_tasks="{mode}" and {self}'
         )
 
 
-def all_finite(structure: Any):
+def all_finite(structure: Any) -> tf.Tensor:
     """Returns whether all floats of a structure of tensors are finite."""
     checks = [
         tf.reduce_all(tf.math.is_finite(tensor))
@@ -145,7 +148,7 @@ def all_finite(structure: Any):
     return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
 
 
-def probe(structure: Any):
+def probe(structure: Any) -> tf.Tensor:
     """Returns a scalar that is not finite if a float in a structure is not.
 
     Cheaper than `all_finite`, and not exact: the sum of finite numbers near

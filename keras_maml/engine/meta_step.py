@@ -148,7 +148,7 @@ class MetaStep:
         """Returns `results` after a check that fails the step."""
         if tf.executing_eagerly():
             if not healthy:
-                raise self.find_bad().error()
+                raise self.find_bad().error(self._model.bad_tasks)
             return results
 
         def stop():

@@ -284,7 +284,9 @@ class MetaTrainer(
                 self, batch, y, sample_weight, training
             ).find_bad()
 
-        return self.meta_state.bad_tasks.reporting(function, find)
+        return self.meta_state.bad_tasks.reporting(
+            function, find, self.bad_tasks
+        )
 
     def _prepare_optimizer(self):
         if learner_checks.is_half(self.learner) and not isinstance(
