@@ -102,6 +102,10 @@ def inner_loop(
             [scalar.dtype for scalar in rows[0]],
         ).run()
         columns = [tf.concat(pair, 0) for pair in zip(columns, loop_columns)]
+        # No derivative goes through the state. TensorFlow would vectorize for
+        # ever a loop that is given one, and returns zeros for all tasks.
+        state = tf.nest.map_structure(_constant, carry[2])
+        carry = (*carry[:2], state)
     weights, _, state = carry
     losses, watched = columns or [tf.zeros([0])] * 2
     return Adapted(weights, state, losses, None if watch is None else watched)
