@@ -419,6 +419,31 @@ def test_a_complete_run_is_loaded_and_can_be_longer(path):
         keras_fit(keras_model(), Resume(path), epochs=2)
 
 
+def test_a_run_within_the_epoch_behind_the_last_is_refused(path):
+    with pytest.raises(InterruptError):
+        keras_fit(keras_model(), Resume(path, 1), Interrupt(10))
+    with pytest.raises(ValueError, match="trained 2 epochs and 1 steps"):
+        keras_fit(keras_model(), Resume(path, 1), epochs=2)
+
+
+def test_two_callbacks_of_a_class_get_their_own_states(path):
+    class Named(keras.callbacks.Callback):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def get_state(self):
+            return {"name": self.name}
+
+        def set_state(self, state):
+            self.name = state["name"]
+
+    keras_fit(keras_model(), Named("a"), Named("b"), Resume(path), epochs=1)
+    new = Named("new"), Named("new")
+    keras_fit(keras_model(), *new, Resume(path), epochs=2)
+    assert [callback.name for callback in new] == ["a", "b"]
+
+
 def test_resume_fits_every_model(path):
     history = Resume(path).fit(
         scheduled(), SINES.batch(2), steps_per_epoch=1, verbose=0
