@@ -45,7 +45,7 @@ def model(policy, steps=2, **kwargs):
 
 
 def gradients(meta_model):
-    mean, _ = meta_model._step(class_batch(tasks=4), training=True)
+    mean = meta_model._step(class_batch(tasks=4), training=True)[0].mean
     return [g.numpy() for g in tf.nest.flatten(mean["gradients"])]
 
 

@@ -48,7 +48,7 @@ def test_is_the_weighted_sum_of_the_losses_after_each_step(steps):
     )
     meta_model.optimizer.build(meta_model.trainable_variables)
     meta_model.optimizer.iterations.assign(4)
-    mean, _ = meta_model._step((x, y), training=True)
+    mean = meta_model._step((x, y), training=True)[0].mean
     scores = keras_maml.evaluate_tasks(
         meta_model,
         [(x, y)],

@@ -104,6 +104,10 @@ def keras_model():
 
 def numbers(tasks, count=None, start=0):
     """A stream of (x, y) that costs less than one of tasks."""
+    return EpisodeStream(points, tasks, count, start).dataset()
+
+
+def points(tasks, count, start, low, high, numbered):
     end = start + (10_000 if count is None else count)
 
     def point(i):
@@ -116,7 +120,7 @@ def numbers(tasks, count=None, start=0):
             tf.data.INFINITE_CARDINALITY
         )
         dataset = dataset.apply(endless)
-    return EpisodeStream(numbers, tasks, count, start).mark(dataset)
+    return dataset
 
 
 def keras_fit(model, *callbacks, dataset=None, epochs=3, **kwargs):
