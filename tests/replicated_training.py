@@ -24,8 +24,9 @@ from tests.sample_models import small_mlp
 # replica has none.
 TASKS = 6
 BATCH_SIZE = 5
-# A task that counts twice, one that counts half and one that does not count.
-WEIGHTS = np.array([[2], [0.5], [0], [1], [1], [3]], "float32")
+# Tasks that count more and less than others. (A task of weight 0 is filled from
+# another one of its replica, which metrics without weights tell.)
+WEIGHTS = np.array([[2], [0.5], [0.25], [1], [1], [3]], "float32")
 
 
 def with_regularizer():

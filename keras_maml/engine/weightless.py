@@ -3,7 +3,7 @@
 A weight of 0 does not keep NaN out of a loss: 0 · NaN is NaN. Rows of weight 0
 are therefore replaced by rows of the same set that count, in turn. So they also
 add nothing foreign to the statistics of `BatchNormalization`. Tasks of weight 0
-are replaced by the first task that counts.
+are replaced by the first task of their replica that counts, or by zeros.
 """
 
 import tensorflow as tf
@@ -92,9 +92,14 @@ def _tasks_that_count(counted):
     """Returns a function that fills the tasks of `(T, ...)`."""
     numbers = tf.range(tf.shape(counted)[0])
     first = tf.reduce_min(tf.where(counted, numbers, tf.int32.max))
-    # No task may count, and a replica may have none.
+    # A replica may have no task, or none that counts.
     first = tf.minimum(first, tf.size(numbers) - 1)
     source = tf.where(counted, numbers, first)
-    return lambda tensor: tf.ensure_shape(
-        tf.gather(tensor, source), tensor.shape
-    )
+    any_task = tf.reduce_any(counted)
+
+    def fill(tensor):
+        tasks = tf.gather(tensor, source)
+        tasks = tf.where(any_task, tasks, tf.zeros_like(tasks))
+        return tf.ensure_shape(tasks, tensor.shape)
+
+    return fill

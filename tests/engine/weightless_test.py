@@ -37,3 +37,11 @@ def test_each_target_has_its_own_rows_and_a_query_counts_for_any():
     np.testing.assert_array_equal(x["query_x"][0, :, 0], [1, 2, 1])
     np.testing.assert_array_equal(y[0][0, :, 0], [10, 10, 10])
     np.testing.assert_array_equal(y[1][0, :, 0], [20, 20, 20])
+
+
+def test_a_replica_of_tasks_that_do_not_count_is_zeros():
+    nan = tf.fill([2, 3, 1], np.nan)
+    x = {"support_x": nan, "support_y": nan, "query_x": nan}
+    x, y = weightless.filled(x, nan, tf.zeros([2, 1]))
+    for tensor in (*x.values(), y):
+        assert not np.any(tensor)
