@@ -8,8 +8,11 @@ shows P, some p_i, their points and the estimates.
 
     python examples/gaussian.py
     python examples/gaussian.py --k_shot=10 --iterations=20000
+
+To go on with a run that was interrupted, repeat the command.
 """
 
+import glob
 import os
 import time
 
@@ -78,6 +81,18 @@ flags.DEFINE_enum(
     "progress", "bar", ["bar", "line"], "A bar, or a line an epoch."
 )
 
+# A run goes on if it has the same values of these.
+TRAINING_FLAGS = (
+    "k_shot",
+    "q_query",
+    "iterations",
+    "meta_batch_size",
+    "inner_rate",
+    "inner_steps",
+    "learning_rate",
+    "meta_gradient",
+    "seed",
+)
 # Tasks are numbered. Training takes them from 0 on and never comes this far.
 TEST_START = 1 << 41
 
@@ -94,6 +109,20 @@ def make_model(config):
         inner_steps=config.inner_steps,
         meta_gradient=config.meta_gradient,
     )
+
+
+def resume(config, name):
+    """Saves a run, and lets it go on if it was interrupted."""
+    return keras_maml.callbacks.Resume(
+        os.path.join(config.output_dir, f"{name}.resume"),
+        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
+    )
+
+
+def forget_runs(config):
+    """Removes what `resume` saved: the next run begins anew."""
+    for path in glob.glob(os.path.join(config.output_dir, "*.resume*")):
+        os.remove(path)
 
 
 def train(config):
@@ -121,6 +150,7 @@ def train(config):
         gaussians.batch(config.meta_batch_size),
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
+        callbacks=[resume(config, "run")],
         shuffle=False,
         verbose=1 if config.progress == "bar" else 2,
     )
@@ -335,6 +365,7 @@ def main(argv):
     exported = os.path.join(FLAGS.output_dir, "saved_model")
     meta_model.export(exported, verbose=False)
     print(f"Picture: {picture}\nModel: {model_path}\nSavedModel: {exported}")
+    forget_runs(FLAGS)
 
 
 if __name__ == "__main__":

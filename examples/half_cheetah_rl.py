@@ -12,14 +12,12 @@ learning curves. Needs gymnasium and MuJoCo: the extra `[rl]`.
 A run takes hours. To resume one that was interrupted, repeat the command.
 """
 
-import json
 import os
 import time
 
 # Before TensorFlow is imported: its start-up messages are no news here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 from absl import app
 from absl import flags
@@ -75,7 +73,7 @@ flags.DEFINE_string(
 )
 
 
-# A run can be resumed with the same values of these.
+# A run goes on if it has the same values of these.
 TRAINING_FLAGS = (
     "task",
     "meta_batch_size",
@@ -86,23 +84,6 @@ TRAINING_FLAGS = (
     "max_kl",
     "seed",
 )
-
-
-def check_flags(config, folder):
-    """Refuses to resume a run of other flags."""
-    path = os.path.join(folder, "flags.json")
-    flags_now = {name: getattr(config, name) for name in TRAINING_FLAGS}
-    if os.path.exists(path):
-        with open(path) as file:
-            begun = json.load(file)
-        if begun != flags_now:
-            raise app.UsageError(
-                f"{folder} holds a run with other flags, {begun}. Choose "
-                "another --output_dir, or remove it. "
-                f"Received: {flags_now}"
-            )
-    with open(path, "w") as file:
-        json.dump(flags_now, file)
 
 
 def make_search(config, inner_steps):
@@ -123,41 +104,29 @@ def make_search(config, inner_steps):
     )
 
 
-def read_log(path):
-    """The history of a search, one row for each iteration.
-
-    A run that was killed between log and backup repeats an iteration, with the
-    same result, and logs it twice.
-    """
-    rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
-    return rows[np.unique(rows["epoch"], return_index=True)[1]]
-
-
 def train(config, name, inner_steps, iterations):
-    """Trains a search, or resumes it.
+    """Trains a search, or goes on.
+
+    A run that is complete is loaded, and trained further for more iterations.
 
     Returns:
         A tuple of the search, and the returns of its iterations.
     """
     search = make_search(config, inner_steps)
     folder = os.path.join(config.output_dir, config.task, name)
-    os.makedirs(folder, exist_ok=True)
-    check_flags(config, folder)
-    log = os.path.join(folder, "log.csv")
-    search.fit(
+    history = search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),
         epochs=iterations,
         verbose=2,
         callbacks=[
-            # Before the backup, or an iteration could be missing in the log.
-            keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
-            keras.callbacks.BackupAndRestore(
-                os.path.join(folder, "backup"), delete_checkpoint=False
+            keras_maml.callbacks.Resume(
+                os.path.join(folder, "run.resume"),
+                settings={f: getattr(config, f) for f in TRAINING_FLAGS},
             ),
         ],
     )
     search.save(os.path.join(folder, "model.keras"))
-    return search, read_log(log)
+    return search, history.history
 
 
 def draw(curves, title, path):
@@ -191,7 +160,7 @@ def main(argv):
     curves = {}
     for name, (_, history) in searches.items():
         curves[f"{name}, before adaptation"] = history["return_0"]
-        if "return_1" in history.dtype.names:
+        if "return_1" in history:
             curves[f"{name}, after 1 step"] = history["return_1"]
     folder = os.path.join(FLAGS.output_dir, FLAGS.task)
     picture = os.path.join(folder, "training.png")

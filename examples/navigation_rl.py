@@ -81,7 +81,7 @@ flags.DEFINE_enum(
 )
 
 
-# A run can be resumed with the same values of these.
+# A run goes on if it has the same values of these.
 TRAINING_FLAGS = (
     "meta_batch_size",
     "episodes",
@@ -92,23 +92,6 @@ TRAINING_FLAGS = (
     "surrogate",
     "seed",
 )
-
-
-def check_flags(config, folder):
-    """Refuses to resume a run of other flags."""
-    path = os.path.join(folder, "flags.json")
-    flags_now = {name: getattr(config, name) for name in TRAINING_FLAGS}
-    if os.path.exists(path):
-        with open(path) as file:
-            begun = json.load(file)
-        if begun != flags_now:
-            raise app.UsageError(
-                f"{folder} holds a run with other flags, {begun}. Choose "
-                "another --output_dir, or remove it. "
-                f"Received: {flags_now}"
-            )
-    with open(path, "w") as file:
-        json.dump(flags_now, file)
 
 
 def make_search(config, inner_steps, observe_goal=False):
@@ -145,39 +128,28 @@ class Progress(keras.callbacks.Callback):
             print(f"iteration {epoch + 1}: {', '.join(values)}", flush=True)
 
 
-def read_log(path):
-    """The history of a search, one row for each iteration.
-
-    A run that was killed between log and backup repeats an iteration, with the
-    same result, and logs it twice.
-    """
-    rows = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
-    return rows[np.unique(rows["epoch"], return_index=True)[1]]
-
-
 def train(config, name, iterations, **kwargs):
-    """Trains a search, or resumes it; returns it and the log of its returns."""
+    """Trains a search, or goes on; returns it and its returns.
+
+    A run that is complete is loaded, and trained further for more iterations.
+    """
     search = make_search(config, **kwargs)
     folder = os.path.join(config.output_dir, name)
-    log = os.path.join(folder, "log.csv")
-    os.makedirs(folder, exist_ok=True)
-    check_flags(config, folder)
     bar = config.progress == "bar"
-    search.fit(
+    history = search.fit(
         search.environment.tasks(config.meta_batch_size, seed=config.seed),
         epochs=iterations,
         verbose=2 if bar else 0,
         callbacks=[
-            # Before the backup, or an iteration could be missing in the log.
-            keras.callbacks.CSVLogger(log, append=os.path.exists(log)),
-            keras.callbacks.BackupAndRestore(
-                os.path.join(folder, "backup"), delete_checkpoint=False
+            keras_maml.callbacks.Resume(
+                os.path.join(folder, "run.resume"),
+                settings={f: getattr(config, f) for f in TRAINING_FLAGS},
             ),
             *([] if bar else [Progress()]),
         ],
     )
     search.save(os.path.join(folder, "model.keras"))
-    return search, read_log(log)
+    return search, history.history
 
 
 def held_out_goals(config):
@@ -223,7 +195,8 @@ def draw_training(histories, path):
 
     figure, axis = plt.subplots(figsize=(6, 3.8))
     for label, history, column in histories:
-        axis.plot(1 + np.arange(len(history)), history[column], label=label)
+        returns = history[column]
+        axis.plot(1 + np.arange(len(returns)), returns, label=label)
     axis.set_xlabel("iteration")
     axis.set_ylabel("mean return of the training goals")
     axis.set_yscale("symlog", linthresh=1)

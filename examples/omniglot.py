@@ -8,8 +8,11 @@ prints a table of accuracies and draws a picture of one episode.
     python examples/omniglot.py --dataset=glyphs
     python examples/omniglot.py --n_way=5 --k_shot=1 --iterations=10000
     python examples/omniglot.py --algorithm=reptile --iterations=1000
+
+To go on with a run that was interrupted, repeat the command.
 """
 
+import glob
 import json
 import os
 import resource
@@ -133,6 +136,24 @@ flags.DEFINE_enum(
     "progress", "bar", ["bar", "line"], "A bar, or a line per epoch."
 )
 
+# A run goes on if it has the same values of these.
+TRAINING_FLAGS = (
+    "dataset",
+    "n_way",
+    "k_shot",
+    "q_query",
+    "algorithm",
+    "inner_steps",
+    "evaluation_steps",
+    "inner_rate",
+    "head_stddev",
+    "normalization",
+    "meta_batch_size",
+    "iterations",
+    "minutes",
+    "learning_rate",
+    "seed",
+)
 # Training, validation and test characters. The paper trains on 1,200 and tests
 # on 423.
 SPLIT = (1100, 100, 423)
@@ -274,20 +295,53 @@ class Times(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
         self.processor.append(time.process_time())
 
+    # For a run that goes on after an interruption.
+
+    def get_state(self):
+        return {"ends": self.ends, "processor": self.processor}
+
+    def set_state(self, state):
+        self.ends, self.processor = state["ends"], state["processor"]
+
 
 def median_step(ends):
     """Returns the median time of a step. The first step also traces."""
     return float(np.median(np.diff(ends)))
 
 
+def resume(config, name):
+    """Saves a run, and lets it go on if it was interrupted."""
+    return keras_maml.callbacks.Resume(
+        os.path.join(config.output_dir, f"{name}.resume"),
+        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
+    )
+
+
+def forget_runs(config):
+    """Removes what `resume` saved: the next run begins anew."""
+    for path in glob.glob(os.path.join(config.output_dir, "*.resume*")):
+        os.remove(path)
+
+
 def count_iterations(config, stream):
-    """Returns the number of training steps that fit into --minutes."""
+    """Returns the number of training steps that fit into --minutes.
+
+    A run that goes on keeps the number that it began with.
+    """
+    path = os.path.join(config.output_dir, "run.resume.iterations")
+    if os.path.exists(path):
+        with open(path) as file:
+            return int(file.read())
     times = Times()
     make_model(config, 1).fit(
         stream, steps_per_epoch=12, callbacks=[times], shuffle=False, verbose=0
     )
     budget = 60 * config.minutes * len(os.sched_getaffinity(0))
-    return max(round(budget / median_step(times.processor)), 1)
+    iterations = max(round(budget / median_step(times.processor)), 1)
+    os.makedirs(config.output_dir, exist_ok=True)
+    with open(path, "w") as file:
+        file.write(str(iterations))
+    return iterations
 
 
 def train(config):
@@ -318,7 +372,7 @@ def train(config):
         validation_data=validation_tasks.batch(
             meta_batch, count=10 * meta_batch
         ),
-        callbacks=[times],
+        callbacks=[times, resume(config, "run")],
         shuffle=False,
         verbose=1 if config.progress == "bar" else 2,
     )
@@ -423,6 +477,7 @@ def main(argv):
     exported = os.path.join(FLAGS.output_dir, "saved_model")
     meta_model.export(exported, verbose=False)
     print(f"Picture: {picture}\nModel: {model_path}\nSavedModel: {exported}")
+    forget_runs(FLAGS)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ learns new sine waves without this library (see serve.py).
 
     python examples/sinusoid.py
     python examples/sinusoid.py --k_shot=5 --inner_steps=2 --iterations=300000
+
+To go on with a run that was interrupted, repeat the command.
 """
 
+import glob
 import os
 import time
 
@@ -82,6 +85,17 @@ flags.DEFINE_enum(
     "progress", "bar", ["bar", "line"], "A bar, or a line per epoch."
 )
 
+# A run goes on if it has the same values of these.
+TRAINING_FLAGS = (
+    "k_shot",
+    "iterations",
+    "meta_batch_size",
+    "inner_rate",
+    "inner_steps",
+    "learning_rate",
+    "meta_gradient",
+    "seed",
+)
 # Numbers of gradient steps in the test. The exported model takes the last one.
 STEPS = [0, 1, 5, 10]
 # Fine-tuning rates that the pretrained network tries.
@@ -102,8 +116,31 @@ def make_model(config, learner, inner_rate):
     )
 
 
-def fit(model, dataset, config):
-    """Trains a network. Both networks get the same optimizer and steps."""
+def resume(config, name, dataset_at):
+    """Saves a run, and lets it go on if it was interrupted."""
+    return keras_maml.callbacks.Resume(
+        os.path.join(config.output_dir, f"{name}.resume"),
+        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
+        dataset_at=dataset_at,
+    )
+
+
+def forget_runs(config):
+    """Removes what `resume` saved: the next run begins anew."""
+    for path in glob.glob(os.path.join(config.output_dir, "*.resume*")):
+        os.remove(path)
+
+
+def fit(model, dataset_at, config, name):
+    """Trains a network. Both networks get the same optimizer and steps.
+
+    Args:
+        model: the network, or its `MetaModel`.
+        dataset_at: function of a number of steps, which returns the data that
+            follow after them.
+        config: the flags.
+        name: string, the name of the run.
+    """
     steps_per_call = min(config.iterations, 100)
     calls = -(-config.iterations // steps_per_call)
     epochs = min(20, calls)
@@ -120,8 +157,10 @@ def fit(model, dataset, config):
         # A MetaModel calls XLA itself, once for each core.
         jit_compile="auto" if isinstance(model, keras_maml.MetaModel) else True,
     )
-    model.fit(
-        dataset,
+    # `callbacks=[...]` would do for a MetaModel, but not for an ordinary model.
+    resume(config, name, dataset_at).fit(
+        model,
+        dataset_at(0),
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
         shuffle=False,
@@ -133,7 +172,13 @@ def meta_train(config, sines):
     """Finds weights from which one gradient step learns a task."""
     learner = keras_maml.learners.mlp(seed=config.seed)
     meta_model = make_model(config, learner, config.inner_rate)
-    fit(meta_model, sines.batch(config.meta_batch_size), config)
+    tasks = config.meta_batch_size
+    fit(
+        meta_model,
+        lambda steps: sines.batch(tasks, start=steps * tasks),
+        config,
+        "maml",
+    )
     return meta_model
 
 
@@ -151,7 +196,13 @@ def pretrain(config, sines):
         return tf.reshape(inputs, [-1, 1]), tf.reshape(targets, [-1, 1])
 
     learner = keras_maml.learners.mlp(seed=config.seed)
-    fit(learner, sines.batch(config.meta_batch_size).map(all_points), config)
+    tasks = config.meta_batch_size
+    fit(
+        learner,
+        lambda steps: sines.batch(tasks, start=steps * tasks).map(all_points),
+        config,
+        "pretrained",
+    )
     validation_tasks = sines.batch(100, count=200, start=VALIDATION_START)
     models = [make_model(config, learner, rate) for rate in RATES]
     errors = []
@@ -303,6 +354,7 @@ def main(argv):
         f"Picture: {picture}\nModel: {model_path}\nSavedModel: {exported} "
         f"(loaded back, it adapts as `predict` does, to {difference:.0e})"
     )
+    forget_runs(FLAGS)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""All private names of Keras and TensorFlow that the library uses.
+"""All private names of Keras, and some of TensorFlow, that the library uses.
 
+`tensorflow_internals.py` has those of vectorizing and compiling.
 `tests/keras_internals_test.py` has a test for each name. The test says what
-breaks when an update of Keras or TensorFlow removes the name.
+breaks when an update of Keras or TensorFlow removes the name. The names that
+distribution strategies need stand in `keras_distribution.py`.
 """
 
 import contextlib
-import functools
 
 import keras
 import tensorflow as tf
@@ -44,13 +45,6 @@ CALLBACK_STATE = {
     "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),
     "SwapEMAWeights": ("_ema_weights_in_model",),
 }
-
-# Words in TensorFlow's errors about operations that it cannot vectorize.
-_VECTORIZATION_WORDS = ("loop invariant", "pfor")
-
-# XLA compiles these only for indices that are constants; what TensorFlow makes
-# of a vectorized `tf.cond` has others.
-_XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
 
 
 def all_layers(model, include_self=True):
@@ -231,28 +225,39 @@ class Epochs:
             yield begin, *others
 
 
+def check_repeatable(dataset):
+    """Raises `ValueError` if a dataset gives other elements in each process."""
+    if isinstance(dataset, tf.data.Dataset):
+        endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        unordered = dataset.options().deterministic is False
+        if unordered or any(_differs(d, endless) for d in _sources(dataset)):
+            raise ValueError(
+                "With `Resume`, the dataset must give the same elements in the "
+                "same order each time. Pass a `seed` to `shuffle`, and "
+                "`reshuffle_each_iteration=False` where epochs are passes over "
+                "a finite dataset; keep `deterministic=True`. "
+                f"Received: x={dataset!r}"
+            )
+
+
+def _sources(dataset):
+    """A dataset, and those that it is made from."""
+    yield dataset
+    for source in dataset._inputs():
+        yield from _sources(source)
+
+
+def _differs(dataset, endless):
+    if type(dataset).__name__ != "_ShuffleDataset":
+        return False
+    unseeded = not (int(dataset._seed) or int(dataset._seed2))
+    # The order of a pass depends on the passes of this process before.
+    return unseeded or (dataset._reshuffle_each_iteration and not endless)
+
+
 def loss_tracker(model):
     """Returns the metric of a compiled model that averages the loss."""
     return model._loss_tracker
-
-
-def without_summing(optimizer):
-    """Returns an optimizer with the same variables that sums no gradients.
-
-    Under a distribution strategy, an optimizer of Keras sums the gradients of
-    the replicas, but only after it has clipped them, accumulated them, and
-    looked for infinite ones. The optimizer that this function returns expects
-    gradients that are summed already.
-    """
-    other = object.__new__(type(optimizer))
-    other.__dict__.update(optimizer.__dict__)
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = without_summing(optimizer.inner_optimizer)
-        other.__dict__["inner_optimizer"] = inner
-    # To raise if Keras no longer has the method.
-    assert optimizer._all_reduce_sum_gradients
-    other.__dict__["_all_reduce_sum_gradients"] = list
-    return other
 
 
 def unbuilt_metrics(model):
@@ -303,27 +308,6 @@ class NoDefaultSignature:
     _default_save_signature = None
 
 
-class BuiltFromOneReplica:
-    """Lets Keras build a model from the first batch of one replica.
-
-    Under a distribution strategy, Keras builds models, metrics and optimizers
-    before the first trace, from the mean of the replicas' batches. Replicas
-    with different numbers of tasks have no such mean, nor have the batches of
-    several machines.
-    """
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        strategy = self._distribute_strategy
-        if strategy is not None and iterator is not None:
-            _, _, batches = next(iter(iterator))
-            data_batch = tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0],
-                next(batches),
-            )
-            iterator = None
-        super()._maybe_symbolic_build(iterator, data_batch)
-
-
 def is_library_function(function):
     """Returns whether TensorFlow or Keras itself has made a `tf.function`."""
     module = getattr(function.python_function, "__module__", None) or ""
@@ -337,51 +321,3 @@ def out_of_line(function):
         autograph=False,
         experimental_attributes={"_noinline": True},
     )
-
-
-def is_vectorization_error(error):
-    """Returns whether `tf.vectorized_map` could not vectorize an operation."""
-    error_types = (ValueError, NotImplementedError, AssertionError)
-    return isinstance(error, error_types) and any(
-        word in str(error) for word in _VECTORIZATION_WORDS
-    )
-
-
-def operations_without_xla(function):
-    """Returns the types of operations that XLA cannot compile.
-
-    Args:
-        function: a concrete function.
-
-    Returns:
-        A sorted list of strings.
-    """
-    graph = function.graph.as_graph_def()
-    node_lists = [graph.node, *(f.node_def for f in graph.library.function)]
-    op_types = {node.op for nodes in node_lists for node in nodes}
-    called_functions = {f.signature.name for f in graph.library.function}
-    # A placeholder is an argument of the function.
-    op_types -= {"Placeholder", *called_functions}
-    return sorted(
-        op
-        for op in op_types
-        if op in _XLA_NEEDS_CONSTANTS or not _has_xla_kernel(op)
-    )
-
-
-@functools.cache
-def _has_xla_kernel(op_type):
-    from tensorflow.python.framework import kernels
-
-    _register_xla_kernels()
-    registered = kernels.get_registered_kernels_for_op(op_type).kernel
-    devices = {kernel.device_type for kernel in registered}
-    # A type without any kernel is a part of the graph, not an operation.
-    return not devices or any(d.startswith("XLA_") for d in devices)
-
-
-@functools.cache
-def _register_xla_kernels():
-    """Compiles a function, because TensorFlow then registers XLA's kernels."""
-    with tf.init_scope():
-        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import zipfile
 
 import keras
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import keras_maml  # noqa: F401  (registers what the files name)
+import keras_maml
+from tests.sample_models import small_mlp
 
 GOLDEN = pathlib.Path(__file__).absolute().parent / "golden" / "0.1"
 EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
@@ -90,3 +92,61 @@ def test_an_exported_policy_acts_as_it_did():
     np.testing.assert_allclose(
         outputs["mean"], EXPECTED["policy/mean"], rtol=1e-5, atol=1e-6
     )
+
+
+class StopError(Exception):
+    pass
+
+
+class Stop(keras.callbacks.Callback):
+    """Stops a run at the second step of its second epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == (1, 1):
+            raise StopError
+
+
+def resumed(path, *callbacks):
+    """The run of `tests/golden/0.2/run.resume`: two epochs of two steps.
+
+    That file is what `resumed(path, Stop())` leaves.
+    """
+    model = keras_maml.algorithms.maml_plus_plus(
+        small_mlp(batch_norm=True), inner_steps=1, task_map="loop"
+    )
+    model.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
+    history = model.fit(
+        keras_maml.tasks.Sinusoid(2, 2, seed=0).batch(2),
+        epochs=2,
+        steps_per_epoch=2,
+        callbacks=[
+            keras.callbacks.EarlyStopping(
+                "loss", patience=5, restore_best_weights=True
+            ),
+            keras_maml.callbacks.Resume(path, save_freq=1),
+            *callbacks,
+        ],
+        shuffle=False,
+        verbose=0,
+    )
+    return model, history
+
+
+def test_a_run_goes_on(tmp_path):
+    path = tmp_path / "run.resume"
+    shutil.copy(GOLDEN.parent / "0.2" / "run.resume", path)
+    model, history = resumed(path)
+    expected = dict(np.load(GOLDEN.parent / "0.2" / "expected.npz"))
+    assert history.epoch == [0, 1]
+    assert len(expected) == len(model.weights) + 2
+    for name in ("loss", "mae"):
+        np.testing.assert_allclose(
+            history.history[name], expected[f"history {name}"], rtol=1e-4
+        )
+    for i, weight in enumerate(model.get_weights()):
+        np.testing.assert_allclose(
+            weight, expected[f"{i:03d}"], rtol=1e-4, atol=1e-6
+        )

@@ -217,30 +217,6 @@ def test_a_function_out_of_line_is_not_inlined():
     assert concrete.function_def.attr["_noinline"].b
 
 
-def test_what_tensorflow_says_when_it_cannot_vectorize():
-    with pytest.raises(Exception, match="pfor") as caught:
-        tf.function(
-            lambda x: tf.vectorized_map(
-                lambda v: tf.random.stateless_uniform([2], v),
-                x,
-                fallback_to_while_loop=False,
-            )
-        )(tf.constant([[1, 2], [3, 4]]))
-    assert keras_internals.is_vectorization_error(caught.value)
-    assert not keras_internals.is_vectorization_error(ValueError("other"))
-
-
-def test_operations_without_a_kernel_of_xla():
-    def function(fn):
-        return tf.function(fn).get_concrete_function(tf.TensorSpec([3, 3]))
-
-    found = keras_internals.operations_without_xla
-    assert found(function(tf.math.special.dawsn)) == ["Dawsn"]
-    nested = tf.function(lambda x: tf.math.special.bessel_j0(x) + 1.0)
-    assert found(function(lambda x: nested(x) * 2.0)) == ["BesselJ0"]
-    assert found(function(lambda x: tf.nn.relu(x @ x))) == []
-
-
 LAYERS = {
     "moments": keras.layers.LayerNormalization,
     "bias_add": lambda: keras.layers.Conv2D(3, 1),
@@ -294,6 +270,29 @@ def test_build_all_builds_model_optimizer_and_metrics():
     keras_internals.build_all(meta_model, spec)
     assert keras_internals.unbuilt_metrics(meta_model) is None
     assert meta_model.optimizer.built
+
+
+def test_shuffled_datasets_are_told_by_their_order():
+    numbers = tf.data.Dataset.range(5)
+    unordered = tf.data.Options()
+    unordered.deterministic = False
+    for same in (
+        numbers.map(lambda x: x).batch(2),
+        numbers.shuffle(5, seed=1, reshuffle_each_iteration=False).batch(2),
+        numbers.shuffle(5, seed=1).repeat().prefetch(1),
+    ):
+        keras_internals.check_repeatable(same)
+    # `set_random_seed` gives a seed to those that have none.
+    tf.random.set_seed(None)
+    unseeded = numbers.shuffle(5).repeat()
+    for other in (
+        unseeded,
+        tf.data.Dataset.zip(numbers, unseeded),
+        numbers.shuffle(5, seed=1).batch(2),
+        numbers.with_options(unordered),
+    ):
+        with pytest.raises(ValueError, match="Pass a `seed` to `shuffle`"):
+            keras_internals.check_repeatable(other)
 
 
 class TestEpochs:
@@ -389,56 +388,3 @@ def test_keras_says_that_it_writes_the_old_format(tmp_path):
     assert seen[0] is False
     assert seen[-1] is True
     assert not keras_internals.is_saving_h5()
-
-
-def optimizers():
-    plain = keras.optimizers.Adam(0.1, clipnorm=1.0)
-    return [plain, keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())]
-
-
-@pytest.mark.parametrize("optimizer", optimizers(), ids=["plain", "scaled"])
-def test_an_optimizer_without_summing_has_the_same_variables(optimizer):
-    variable = keras.Variable(np.ones([2]), dtype="float32")
-    optimizer.build([variable])
-    other = keras_internals.without_summing(optimizer)
-    assert [id(v) for v in other.variables] == list(
-        map(id, optimizer.variables)
-    )
-    other.apply_gradients([(tf.ones([2]), variable)])
-    assert int(optimizer.iterations) == 1
-    assert variable.numpy().max() < 1
-
-
-@pytest.mark.parametrize("optimizer", optimizers(), ids=["plain", "scaled"])
-def test_only_an_optimizer_without_summing_sums_no_gradients(optimizer):
-    # Without the name in use, the gradients of replicas would be summed twice.
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    pairs = [(tf.ones([2]), keras.Variable(np.ones([2])))]
-    other = keras_internals.without_summing(optimizer)
-    other = getattr(other, "inner_optimizer", other)
-    assert other._all_reduce_sum_gradients(pairs) == pairs
-    calls = []
-    inner._all_reduce_sum_gradients = lambda given: calls.append(given) or given
-    variable = keras.Variable(np.ones([2]), dtype="float32")
-    optimizer.build([variable])
-    optimizer.apply_gradients([(tf.ones([2]), variable)])
-    assert len(calls) == 1
-
-
-def test_keras_builds_from_the_batch_of_one_replica():
-    class Model(keras_internals.BuiltFromOneReplica, keras.Model):
-        pass
-
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        model = Model(*_input_and_output())
-        model.compile("sgd", "mse", metrics=["mae"])
-    # Three rows for the first replica and two for the second.
-    data = tf.data.Dataset.from_tensors((np.ones((5, 2)), np.ones((5, 1))))
-    model.fit(data, verbose=0)
-    assert model.optimizer.built
-
-
-def _input_and_output():
-    x = keras.Input((2,))
-    return x, keras.layers.Dense(1)(x)

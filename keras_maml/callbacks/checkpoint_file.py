@@ -12,6 +12,7 @@ A file holds, one after another:
 
 A new file is written beside the old one and takes its place when it is whole.
 The one before stays as `<path>.previous`. So there is a whole file at any time.
+As long as a run lasts, it holds a lock on `<path>.lock`.
 """
 
 import contextlib
@@ -20,10 +21,16 @@ import json
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
 _MAGIC = b"keras_maml Resume "
@@ -87,13 +94,39 @@ class CheckpointFile:
             self._is_whole = True
             _sync_folder(self.path)
 
-    def check_writable(self) -> None:
-        """Raises `OSError` if no file can be written there."""
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs away from the file.
+
+        Raises:
+            OSError: if no file can be written there.
+            ValueError: if another run has the lock.
+        """
+        lock = self.path + ".lock"
         with self._naming_the_file():
             os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-            with open(self._new, "wb"):
-                pass
-            os.remove(self._new)
+            file = open(lock, "w")
+        with file:
+            if fcntl is not None:
+                self._lock(file)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    os.remove(lock)
+
+    def _lock(self, file):
+        try:
+            # The system takes the lock back from a process that was killed.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                "Another run uses this checkpoint. Wait for its end, or choose "
+                f"another `path`. Received: path={self.path!r}"
+            ) from error
+        except OSError:
+            # A file system without locks.
+            pass
 
     @contextlib.contextmanager
     def _naming_the_file(self):

@@ -107,6 +107,7 @@ class Resume(keras.callbacks.Callback):
         # Keras waits for each step if a callback looks at it.
         self.async_safe = save_freq == "epoch"
         self._file = CheckpointFile(self.path)
+        self._is_in_fit = False
         self._epochs: Any = None
         self._callbacks: list[keras.callbacks.Callback] = []
         self._loaded: Any = None
@@ -122,31 +123,42 @@ class Resume(keras.callbacks.Callback):
 
         `fit` of this library's models calls this.
         """
+        if self._is_in_fit:
+            # `fit` of this class was here before.
+            yield
+            return
         self._callbacks = _checked_callbacks(self, arguments)
-        self._loaded = self._file.load()
-        if is_chief(model.distribute_strategy):
-            self._file.check_writable()
-        if self._loaded is not None:
-            arguments["initial_epoch"] = self._first_epoch(arguments)
         # Otherwise the epoch of an earlier `BackupAndRestore` would count.
         keras_internals.start_at_first_epoch(model)
         # Behind all others: it saves what they did, and puts back what they
         # reset when training begins.
         arguments["callbacks"] = [*self._callbacks, self]
-        with keras_internals.watching_epochs(
-            model, lambda epochs: self._begin(model, arguments, epochs)
-        ):
+        with contextlib.ExitStack() as stack:
+            if is_chief(model.distribute_strategy):
+                stack.enter_context(self._file.locked())
+            self._loaded = self._file.load()
+            if self._loaded is not None:
+                arguments["initial_epoch"] = self._first_epoch(arguments)
+            stack.enter_context(
+                keras_internals.watching_epochs(
+                    model,
+                    lambda epochs: self._begin(model, arguments, epochs),
+                )
+            )
+            self._is_in_fit = True
             try:
                 yield
             finally:
+                self._is_in_fit = False
                 self._epochs = self._loaded = None
 
     def fit(
         self, model: keras.Model, *args: Any, **kwargs: Any
     ) -> keras.callbacks.History:
-        """Calls `fit` of a Keras model that is none of this library's.
+        """Calls `model.fit`, of any Keras model.
 
-        Such a model does not know of `Resume` in `callbacks`.
+        A model that is none of this library's does not know of `Resume` in
+        `callbacks`.
 
         Args:
             model: a compiled Keras model.
@@ -309,6 +321,8 @@ class Resume(keras.callbacks.Callback):
                 "with `shuffle=False`: other data cannot be read again from "
                 f"the same place. Received: x={x!r} (of type {type(x)})"
             )
+        if self.dataset_at is None:
+            keras_internals.check_repeatable(epochs.dataset)
         if self.save_freq != "epoch" and epochs.steps_per_epoch is None:
             raise ValueError(
                 "`Resume` with a number as `save_freq` needs to know how many "
@@ -339,7 +353,8 @@ def _checked_callbacks(resume, arguments):
             "With `Resume`, pass `callbacks` as a list. "
             f"Received: callbacks={callbacks!r}"
         )
-    others = [c for c in keras.tree.flatten(callbacks) if c is not resume]
+    callbacks = keras.tree.flatten(callbacks or [])
+    others = [c for c in callbacks if c is not resume]
     for callback in others:
         if isinstance(callback, (Resume, keras.callbacks.BackupAndRestore)):
             raise ValueError(

@@ -21,7 +21,7 @@ def around_fit(model: keras.Model, arguments: dict) -> Iterator[None]:
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = callbacks.callbacks
     with contextlib.ExitStack() as stack:
-        for callback in keras.tree.flatten(callbacks):
+        for callback in keras.tree.flatten(callbacks or []):
             if hasattr(callback, "around_fit"):
                 stack.enter_context(callback.around_fit(model, arguments))
         yield

@@ -99,6 +99,10 @@ def inner_loop(
             [scalar.dtype for scalar in rows[0]],
         ).run()
         columns = [tf.concat(pair, 0) for pair in zip(columns, loop_columns)]
+        # No derivative goes through the state. TensorFlow would vectorize for
+        # ever a loop that is given one, and returns zeros for all tasks.
+        state = tf.nest.map_structure(_constant, carry[2])
+        carry = (*carry[:2], state)
     weights, _, state = carry
     watched = None
     if watch is not None:

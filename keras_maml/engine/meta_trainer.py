@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_maml import keras_distribution
 from keras_maml import keras_internals
 from keras_maml.engine import contract
 from keras_maml.engine import fit_arguments
@@ -19,6 +20,7 @@ from keras_maml.engine import run_time_checks
 from keras_maml.engine import seeds
 from keras_maml.engine import targets
 from keras_maml.engine import task_map
+from keras_maml.engine import workers
 from keras_maml.engine.around_fit import around_fit
 from keras_maml.engine.meta_state import MetaState
 from keras_maml.engine.processors import available_processors
@@ -26,7 +28,8 @@ from keras_maml.engine.processors import available_processors
 
 class MetaTrainer(
     keras_internals.AutoJitCompile,
-    keras_internals.BuiltFromOneReplica,
+    keras_distribution.BuiltFromOneReplica,
+    keras_distribution.OfSeveralWorkers,
     keras_internals.CheckedData,
     keras_internals.NoDefaultSignature,
 ):
@@ -39,18 +42,33 @@ class MetaTrainer(
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         bound = fit_arguments.checked(keras.Model.fit, (self, *args), kwargs)
+        shuffle = bound.arguments.get("shuffle", True)
+        workers.check_data(self, bound.arguments, shuffle)
         with around_fit(self, bound.arguments):
             return super().fit(*bound.args[1:], **bound.kwargs)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
-        fit_arguments.checked(keras.Model.evaluate, (self, *args), kwargs)
-        return super().evaluate(*args, **kwargs)
+        bound = fit_arguments.checked(
+            keras.Model.evaluate, (self, *args), kwargs
+        )
+        workers.check_data(self, bound.arguments)
+        return super().evaluate(*bound.args[1:], **bound.kwargs)
 
     @functools.wraps(keras.Model.predict)
     def predict(self, *args, **kwargs):
-        fit_arguments.checked(keras.Model.predict, (self, *args), kwargs)
-        return super().predict(*args, **kwargs)
+        bound = fit_arguments.checked(
+            keras.Model.predict, (self, *args), kwargs
+        )
+        workers.check_data(self, bound.arguments)
+        self.is_predicting = True
+        try:
+            return super().predict(*bound.args[1:], **bound.kwargs)
+        finally:
+            self.is_predicting = False
+
+    def distributed_dataset(self, dataset, strategy):
+        return workers.distributed_dataset(dataset, strategy)
 
     def call(
         self,
@@ -98,7 +116,7 @@ class MetaTrainer(
         if self.trainable_variables:
             optimizer = self.optimizer
             if replicas.number_of_replicas() > 1:
-                optimizer = keras_internals.without_summing(optimizer)
+                optimizer = keras_distribution.without_summing(optimizer)
             optimizer.apply_gradients(
                 (gradients[id(v)], v) for v in self.trainable_variables
             )

@@ -25,7 +25,9 @@ def check_lengths(tensors, axis, sentence, received, or_one=False):
     tensors = tf.nest.flatten(tensors)
     lengths = {tensor.shape[axis] for tensor in tensors}
     known = lengths - {None}
-    if len(known - {1} if or_one else known) > 1 or 0 in known:
+    # A replica for which no task is left gets empty arrays.
+    is_alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    if len(known - {1} if or_one else known) > 1 or (0 in known and is_alone):
         raise ValueError(f"{sentence} {received}")
     if None not in lengths:
         return None
@@ -33,8 +35,7 @@ def check_lengths(tensors, axis, sentence, received, or_one=False):
     is_right = lengths == tf.reduce_max(lengths)
     if or_one:
         is_right |= lengths == 1
-    # A replica for which no task is left gets empty arrays.
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+    if is_alone:
         is_right &= lengths > 0
     return require(
         tf.reduce_all(is_right),

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from keras_maml import keras_internals
+from keras_maml import tensorflow_internals
 from keras_maml.engine.processors import available_processors
 
 MODES = ("auto", "loop", "vectorized")
@@ -98,6 +98,9 @@ _MAX_WEIGHTS = 1_000_000
 _MIN_CHUNK = 4
 _MAX_CHUNK = 32
 
+# The letters of a reason why an operation cannot be vectorized.
+_MAX_REASON = 120
+
 
 def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
     """Runs `fn` on every task. Memory does not grow with the number of tasks.
@@ -140,6 +143,12 @@ def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
 
 
 def _unrolled(fn, tasks, count):
+    if not count:
+        raise ValueError(
+            "Eager execution needs a task on each replica. Compile the model "
+            "with `run_eagerly=False`, or batch the tasks with "
+            "`drop_remainder=True`. Received: a meta-batch of 0 tasks"
+        )
     results = []
     total = None
     for i in range(count):
@@ -194,14 +203,28 @@ def _chunk_program(fn, parts, jit_compile):
     """Returns a function that runs `fn` on all tasks of a chunk."""
 
     def run(chunk):
-        try:
-            each, summed = tf.vectorized_map(
-                fn, chunk["tasks"], fallback_to_while_loop=False
-            )
-        except Exception as error:
-            if keras_internals.is_vectorization_error(error):
-                raise _unvectorized(error) from error
-            raise
+        is_traced = False
+        list_loop = None
+
+        def run_task(task):
+            nonlocal is_traced, list_loop
+            results = fn(task)
+            is_traced = True
+            list_loop = _list_loop(tf.compat.v1.get_default_graph())
+            if list_loop is not None and jit_compile:
+                raise ValueError("XLA cannot compile a vectorized list.")
+            return results
+
+        with tensorflow_internals.VectorizationLog() as log:
+            try:
+                each, summed = tf.vectorized_map(
+                    run_task, chunk["tasks"], fallback_to_while_loop=False
+                )
+            except Exception as error:
+                if not is_traced:
+                    raise
+                operation = list_loop or log.operation(error)
+                raise _unvectorized(_reason(operation, error)) from error
         return each, tf.nest.map_structure(
             lambda t: _sum_of_counted(t, chunk["counts"]), summed
         )
@@ -212,12 +235,34 @@ def _chunk_program(fn, parts, jit_compile):
         spec = tf.nest.map_structure(
             lambda t: tf.TensorSpec(t.shape[1:], t.dtype), parts
         )
-        operations = keras_internals.operations_without_xla(
+        operations = tensorflow_internals.operations_without_xla(
             program.get_concrete_function(spec)
         )
         if operations:
             raise _unvectorized(f"XLA has no kernel for {operations}")
     return program
+
+
+def _list_loop(graph):
+    """Returns the type and name of a loop over lists, or `None`.
+
+    Recurrent layers have such loops. Once one is vectorized, XLA cannot
+    compile it, and would say so only in the first step.
+    """
+    for operation in graph.get_operations():
+        if operation.type in ("While", "StatelessWhile") and any(
+            tensor.dtype == tf.variant for tensor in operation.inputs
+        ):
+            return operation.type, operation.name.removeprefix("loop_body/")
+    return None
+
+
+def _reason(operation, error):
+    """Returns a line about an error, which may hold a part of the graph."""
+    if operation is None:
+        return " ".join(str(error).split())[:_MAX_REASON]
+    op_type, place = operation
+    return f"operation {op_type} in {place[:_MAX_REASON]!r}"
 
 
 def _unvectorized(reason):

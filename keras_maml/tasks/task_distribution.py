@@ -138,11 +138,22 @@ class TaskDistribution:
         start = check_integer("start", start, minimum=0)
         if count is not None:
             count = check_integer("count", count)
+        stream = EpisodeStream(self.batch, tasks, count, start, self._slices)
+        return stream.mark(self._slices(tasks, count, start, 0, tasks))
+
+    def _slices(self, tasks, count, start, low, high):
+        """Streams the episodes `low` to `high - 1` of each meta-batch."""
+        size = high - low
+        dataset = self._draw_episodes(start, count)
+        if size < tasks:
+            # Before the data of the episodes is made.
+            dataset = dataset.rebatch(tasks).map(
+                lambda drawn: {k: v[low:high] for k, v in drawn.items()}
+            )
         # `drop_remainder` drops nothing here; it makes the task axis static.
         static = count is None or count % tasks == 0
-        dataset = self._draw_episodes(start, count)
         if self._episodes_per_call is None:
-            dataset = dataset.rebatch(tasks, drop_remainder=static)
+            dataset = dataset.rebatch(size, drop_remainder=static)
             dataset = parallel_map(dataset, self._realize_function)
         else:
             dataset = dataset.rebatch(
@@ -150,16 +161,23 @@ class TaskDistribution:
                 drop_remainder=self._episodes_per_call == 1,
             )
             dataset = parallel_map(dataset, self._realize_function)
-            dataset = dataset.rebatch(tasks, drop_remainder=static)
+            dataset = dataset.rebatch(size, drop_remainder=static)
         if count is None:
             cardinality = tf.data.INFINITE_CARDINALITY
         else:
             cardinality = -(-count // tasks)
+            if 0 < count % tasks <= low:
+                # The last meta-batch has no episode for this part.
+                empty = tf.nest.map_structure(
+                    _no_episodes, dataset.element_spec
+                )
+                dataset = dataset.concatenate(
+                    tf.data.Dataset.from_tensors(empty)
+                )
         dataset = dataset.apply(
             tf.data.experimental.assert_cardinality(cardinality)
         )
-        stream = EpisodeStream(self.batch, tasks, count, start)
-        return stream.mark(dataset.prefetch(tf.data.AUTOTUNE))
+        return dataset.prefetch(tf.data.AUTOTUNE)
 
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws the random numbers of `BLOCK` episodes."""
@@ -240,3 +258,7 @@ def split_points(x: tf.Tensor, y: tf.Tensor, support: int) -> EpisodeTensors:
         "query_x": x[:, support:],
     }
     return inputs, y[:, support:]
+
+
+def _no_episodes(spec):
+    return tf.zeros([0, *spec.shape[1:]], spec.dtype)

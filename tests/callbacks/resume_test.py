@@ -382,6 +382,22 @@ def test_a_complete_run_is_loaded_and_can_be_longer(path):
         keras_fit(keras_model(), Resume(path), epochs=2)
 
 
+def test_resume_fits_every_model(path):
+    history = Resume(path).fit(
+        scheduled(), SINES.batch(2), steps_per_epoch=1, verbose=0
+    )
+    assert history.epoch == [0]
+    # `callbacks` need not be a list.
+    again = scheduled().fit(
+        SINES.batch(2),
+        steps_per_epoch=1,
+        epochs=2,
+        callbacks=Resume(path),
+        verbose=0,
+    )
+    assert again.epoch == [0, 1]
+
+
 def test_fit_of_another_keras_model_must_be_called_by_resume(path):
     x = np.zeros([2, 1])
     with pytest.raises(ValueError, match="`resume.fit\\(model, ...\\)`"):
@@ -413,6 +429,16 @@ def test_two_of_a_kind_are_refused(path):
         )
 
 
+def test_two_runs_with_one_file_are_refused(path):
+    class Second(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            with pytest.raises(ValueError, match="Another run uses this"):
+                keras_fit(keras_model(), Resume(path))
+
+    keras_fit(keras_model(), Resume(path), Second(), epochs=1)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
 def test_data_that_cannot_be_repeated_are_refused(path):
     x, y = regression_batch()
     model = scheduled()
@@ -420,6 +446,9 @@ def test_data_that_cannot_be_repeated_are_refused(path):
         model.fit(x, y, callbacks=[Resume(path)])
     with pytest.raises(ValueError, match="must be a `tf.data.Dataset`"):
         fit(model, Resume(path), dataset=(b for b in [(x, y)]))
+    shuffled = SINES.batch(2, count=4).shuffle(4)
+    with pytest.raises(ValueError, match="Pass a `seed` to `shuffle`"):
+        fit(model, Resume(path), dataset=shuffled)
     unknown = SINES.batch(2, count=4).filter(lambda x, y: True)
     with pytest.raises(ValueError, match="Pass `steps_per_epoch`"):
         fit(model, Resume(path, 1), dataset=unknown)

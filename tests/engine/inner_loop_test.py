@@ -39,6 +39,39 @@ def test_state_goes_from_step_to_step():
     assert int(adapted.state) == 3
 
 
+def test_a_loop_is_vectorized_whose_last_state_is_used():
+    # A derivative with respect to that state once kept TensorFlow busy for
+    # ever.
+    def loss(number, weights, state, frozen):
+        error = weights[0] * frozen - 1.0
+        return tf.reduce_sum(error**2), 0.5 * state + tf.reduce_mean(frozen)
+
+    def gradient(x):
+        weight = tf.constant([0.5, 2.0])
+        with tf.GradientTape() as tape:
+            tape.watch(weight)
+            adapted = inner_loop(
+                loss,
+                [weight],
+                tf.constant(0.0),
+                x,
+                optimizer=SGD(0.1),
+                steps=3,
+                second_order=True,
+                unrolled_steps=1,
+            )
+            result = tf.reduce_sum(adapted.weights[0]) * adapted.state
+        return tape.gradient(result, weight)
+
+    data = tf.constant([[1.0, 2.0], [3.0, -1.0]])
+    vectorized = tf.function(
+        lambda: tf.vectorized_map(gradient, data, fallback_to_while_loop=False)
+    )
+    np.testing.assert_allclose(
+        vectorized(), [gradient(x) for x in data], rtol=1e-6
+    )
+
+
 def test_unused_and_sparse_weights():
     table = tf.constant([[1.0], [2.0], [3.0]])
     unused = tf.constant([7.0])

@@ -1,6 +1,7 @@
 """The map over tasks: results, and memory that does not grow with them."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -170,20 +171,87 @@ def test_auto_vectorizes_what_is_light():
     assert not task_map.vectorizes(keras.Sequential([Layer(1)]))
 
 
-def test_what_cannot_be_vectorized_says_so():
-    meta_model = keras_maml.MetaModel(
-        keras_maml.learners.conv4((8, 8, 1), n_way=2, filters=2),
-        task_map="vectorized",
-    )
-    meta_model.compile(
-        optimizer="sgd",
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    labels = np.tile(np.arange(2), (2, 1))
-    images = np.zeros((2, 2, 8, 8, 1), "float32")
-    x = {"support_x": images, "support_y": labels, "query_x": images}
-    with pytest.raises(ValueError, match='task_map="vectorized"'):
-        meta_model.train_on_batch(x, labels)
+def lstm(inputs):
+    return keras.layers.LSTM(2, use_cudnn=False)(inputs)
+
+
+def convolution(inputs):
+    return keras.layers.Flatten()(keras.layers.Conv1D(2, 2)(inputs))
+
+
+def dropout(inputs):
+    return keras.layers.Flatten()(keras.layers.Dropout(0.5)(inputs))
+
+
+def recurrent_batch():
+    rng = np.random.default_rng(0)
+    draw = rng.standard_normal
+    x = {
+        "support_x": draw((4, 3, 3, 2)).astype("float32"),
+        "support_y": draw((4, 3, 1)).astype("float32"),
+        "query_x": draw((4, 2, 3, 2)).astype("float32"),
+    }
+    return x, draw((4, 2, 1)).astype("float32")
+
+
+def meta_model_with(layer, **settings):
+    inputs = keras.Input((3, 2))
+    learner = keras.Model(inputs, keras.layers.Dense(1)(layer(inputs)))
+    meta_model = keras_maml.MetaModel(learner, **settings)
+    meta_model.compile("sgd", "mse")
+    return meta_model
+
+
+@pytest.mark.parametrize(
+    ("layer", "settings", "place"),
+    [
+        (lstm, {}, "While in '.*lstm"),
+        # TensorFlow vectorizes these, and XLA cannot compile them.
+        (lstm, {"adapted_weights": "head"}, "While in '.*lstm"),
+        (lstm, {"inner_steps": 0}, "While in '.*lstm"),
+        (convolution, {}, "operation Conv2D in '.*conv1d"),
+        (dropout, {}, "operation StatelessRandom"),
+    ],
+)
+def test_what_cannot_be_vectorized_says_so(layer, settings, place):
+    meta_model = meta_model_with(layer, task_map="vectorized", **settings)
+    with pytest.raises(task_map.VectorizationError, match=place) as caught:
+        meta_model.train_on_batch(*recurrent_batch())
+    assert len(str(caught.value)) < 400
+    # All that TensorFlow says of it. Keras takes the cause away.
+    assert isinstance(caught.value.__context__, Exception)
+
+
+def test_what_cannot_be_vectorized_without_xla_says_so():
+    meta_model = meta_model_with(lstm, task_map="vectorized")
+    meta_model.compile("sgd", "mse", jit_compile=False)
+    with pytest.raises(task_map.VectorizationError, match="While in '.*lstm"):
+        meta_model.train_on_batch(*recurrent_batch())
+
+
+def test_auto_is_silent_about_what_it_tries(monkeypatch):
+    records = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            records.append(record.getMessage())
+
+    handler = Handler()
+    tf.get_logger().addHandler(handler)
+    # The libraries' light layers can all be vectorized.
+    monkeypatch.setattr(task_map, "vectorizes", lambda learner: True)
+    try:
+        for layer in (lstm, convolution):
+            values = [
+                meta_model_with(
+                    layer, task_map=mode, adapted_weights="head"
+                ).train_on_batch(*recurrent_batch())
+                for mode in ("auto", "loop")
+            ]
+            assert np.isfinite(values).all()
+        assert records == []
+    finally:
+        tf.get_logger().removeHandler(handler)
 
 
 def test_auto_takes_the_loop_for_a_loss_that_needs_it():

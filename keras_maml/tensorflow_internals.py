@@ -1,0 +1,100 @@
+"""The private names of TensorFlow about vectorizing and compiling programs.
+
+`tests/tensorflow_internals_test.py` has a test for each name, as
+`keras_internals.py` has.
+"""
+
+import functools
+import logging
+import re
+import threading
+
+import tensorflow as tf
+
+# XLA compiles these only for indices that are constants; what TensorFlow makes
+# of a vectorized `tf.cond` has others.
+_XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
+
+
+class VectorizationLog(logging.Filter):
+    """Keeps what TensorFlow logs of an operation that it cannot vectorize.
+
+    TensorFlow logs kilobytes of the graph for each one, and advice to itself.
+    While a `with` block runs, `text` gets that in the place of the log.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.text = ""
+        self._thread = threading.get_ident()
+
+    def __enter__(self):
+        tf.get_logger().addFilter(self)
+        return self
+
+    def __exit__(self, *exception):
+        tf.get_logger().removeFilter(self)
+
+    def filter(self, record):
+        is_mine = record.module == "pfor" and record.thread == self._thread
+        if is_mine:
+            self.text += record.getMessage()
+        return not is_mine
+
+    def operation(self, error):
+        """Returns the type and the place of the operation that failed.
+
+        Args:
+            error: what `tf.vectorized_map` raised.
+
+        Returns:
+            Two strings, or `None` if TensorFlow does not say.
+        """
+        text = str(error) + self.text
+        op = re.search(r'^\s*op: "(\w+)"', text, re.MULTILINE)
+        if op is None:
+            return None
+        # A derivative has the place of what it derives from.
+        places = re.findall(r'(?:name|input): "loop_body/([^":]+)', text)
+        inside = [place for place in places if "/" in place]
+        return op[1], (inside or places or [""])[0]
+
+
+def operations_without_xla(function):
+    """Returns the types of operations that XLA cannot compile.
+
+    Args:
+        function: a concrete function.
+
+    Returns:
+        A sorted list of strings.
+    """
+    graph = function.graph.as_graph_def()
+    node_lists = [graph.node, *(f.node_def for f in graph.library.function)]
+    op_types = {node.op for nodes in node_lists for node in nodes}
+    called_functions = {f.signature.name for f in graph.library.function}
+    # A placeholder is an argument of the function.
+    op_types -= {"Placeholder", *called_functions}
+    return sorted(
+        op
+        for op in op_types
+        if op in _XLA_NEEDS_CONSTANTS or not _has_xla_kernel(op)
+    )
+
+
+@functools.cache
+def _has_xla_kernel(op_type):
+    from tensorflow.python.framework import kernels
+
+    _register_xla_kernels()
+    registered = kernels.get_registered_kernels_for_op(op_type).kernel
+    devices = {kernel.device_type for kernel in registered}
+    # A type without any kernel is a part of the graph, not an operation.
+    return not devices or any(d.startswith("XLA_") for d in devices)
+
+
+@functools.cache
+def _register_xla_kernels():
+    """Compiles a function, because TensorFlow then registers XLA's kernels."""
+    with tf.init_scope():
+        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))

@@ -1,0 +1,82 @@
+"""What breaks when TensorFlow takes away a name we lean on.
+
+A test that fails here after an update says which function of
+`keras_maml/tensorflow_internals.py` to mend, and what it is needed for.
+"""
+
+import logging
+
+import pytest
+import tensorflow as tf
+
+from keras_maml import tensorflow_internals
+
+
+def map_vectorized(function, values):
+    return tf.function(
+        lambda: tf.vectorized_map(
+            function, values, fallback_to_while_loop=False
+        )
+    )()
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        # TensorFlow has no converter.
+        (
+            lambda seed: tf.random.stateless_uniform([2], tf.stack([seed, 1])),
+            "StatelessRandomGetKeyCounter",
+        ),
+        # A converter refuses, and TensorFlow logs it.
+        (
+            lambda value: tf.nn.conv1d(
+                tf.ones([1, 3, 1]),
+                tf.fill([1, 1, 1], tf.cast(value, tf.float32)),
+                1,
+                "SAME",
+            ),
+            "Conv2D",
+        ),
+    ],
+)
+def test_what_tensorflow_says_when_it_cannot_vectorize(
+    function, operation, caplog
+):
+    with (
+        tensorflow_internals.VectorizationLog() as log,
+        pytest.raises(ValueError, match=".") as caught,
+    ):
+        map_vectorized(function, tf.range(3))
+    op_type, place = log.operation(caught.value)
+    assert op_type == operation
+    assert place
+    assert "pfor" not in caplog.text
+
+
+def test_other_words_in_the_log_stay():
+    seen = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            seen.append(record.getMessage())
+
+    handler = Handler()
+    tf.get_logger().addHandler(handler)
+    with tensorflow_internals.VectorizationLog() as log:
+        tf.get_logger().error("other words")
+    tf.get_logger().removeHandler(handler)
+    assert seen == ["other words"]
+    assert not log.text
+    assert log.operation(ValueError("no graph")) is None
+
+
+def test_operations_without_a_kernel_of_xla():
+    def function(fn):
+        return tf.function(fn).get_concrete_function(tf.TensorSpec([3, 3]))
+
+    found = tensorflow_internals.operations_without_xla
+    assert found(function(tf.math.special.dawsn)) == ["Dawsn"]
+    nested = tf.function(lambda x: tf.math.special.bessel_j0(x) + 1.0)
+    assert found(function(lambda x: nested(x) * 2.0)) == ["BesselJ0"]
+    assert found(function(lambda x: tf.nn.relu(x @ x))) == []
