@@ -100,7 +100,9 @@ class Settings:
 
     def context(self, learner):
         variables = learner.trainable_variables
-        return [i for i, v in enumerate(variables) if v.path.endswith("context")]
+        return [
+            i for i, v in enumerate(variables) if v.path.endswith("context")
+        ]
 
     def outer_weights(self, steps, iteration):
         """Equation 4 of MAML++, with the floor of its code."""
@@ -213,10 +215,14 @@ def data(case, network):
     if case.prototypes:
         y = np.minimum(y, x["support_y"].max(1, keepdims=True))
     if case.support_weight:
-        x["support_weight"] = _weights(case, rng, case.support_weight, case.support)
+        x["support_weight"] = _weights(
+            case, rng, case.support_weight, case.support
+        )
     sample_weight = None
-    if case.sample_weight == "tasks":
+    if case.sample_weight in ("tasks", "task of 0"):
         sample_weight = rng.uniform(0.2, 2, (case.tasks, 1)).astype(case.dtype)
+        if case.sample_weight == "task of 0" and case.tasks > 1:
+            sample_weight[-2] = 0.0
     elif case.sample_weight:
         sample_weight = _weights(case, rng, case.sample_weight, case.queries)
     return x, y, sample_weight

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.fuzz import cases
 from tests.fuzz import faults
+from tests.fuzz.fills import filled
 from tests.fuzz.plain_maml import PlainMaml
 
 MAX_SECONDS = 60
@@ -63,7 +64,7 @@ def _check_fault(case, network, model, batch, wrong):
     if case.fault in faults.NOT_FINITE:
         return _check_not_finite(case, network, model, batch, wrong, before)
     try:
-        model.train_on_batch(wrong[0], wrong[1], wrong[2])
+        train_on_batch(model, wrong)
     except (ValueError, tf.errors.InvalidArgumentError) as error:
         _assert_same(case, "weights", model.get_weights(), before)
         return _refused(case, error)
@@ -71,7 +72,24 @@ def _check_fault(case, network, model, batch, wrong):
 
 
 def _check_not_finite(case, network, model, batch, wrong, before):
-    raise AssertionError("Not here yet")
+    """The last task is left out, or refused with nothing changed."""
+    if case.bad_tasks == "skip" and case.tasks > 1:
+        batch = tf.nest.map_structure(
+            lambda t: None if t is None else t[:-1], batch
+        )
+    else:
+        # Right only where the number makes no difference.
+        batch = wrong
+    run = _Run(case, network, model, batch)
+    run.expected = run.reference_training("train_on_batch")
+    try:
+        actual = train_on_batch(model, wrong)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        _assert_same(case, "weights", model.get_weights(), before)
+        return _refused(case, error)
+    assert np.isfinite(run.expected[0]), f"Trained on {case.fault}: {case}"
+    run.compare("train_on_batch", actual)
+    return EQUAL
 
 
 def _refused(case, error):
@@ -80,6 +98,13 @@ def _refused(case, error):
     assert re.search("`[^`]+`", text), f"No argument is named: {case}\n{text}"
     assert "Received" in text, f"Nothing was received: {case}\n{text}"
     return REFUSED
+
+
+def train_on_batch(model, batch):
+    """Returns the loss of a step, as a float."""
+    x, y, weight = batch
+    logs = model.train_on_batch(x, y, sample_weight=weight, return_dict=True)
+    return float(logs["loss"])
 
 
 class _Run:
@@ -97,29 +122,41 @@ class _Run:
     def actual(self, call):
         """Calls the library, after the reference has computed the same."""
         x, y, weight = self.batch
+        filled_x = filled(x, None, None)[0]
         size = self.case.batch_size
         if call in ("train_on_batch", "fit"):
-            self.expected = self._reference_training(call)
+            self.expected = self.reference_training(call)
             if call == "fit":
                 history = self.model.fit(
-                    x, y, sample_weight=weight, batch_size=size,
-                    shuffle=False, verbose=0,
+                    x,
+                    y,
+                    sample_weight=weight,
+                    batch_size=size,
+                    shuffle=False,
+                    verbose=0,
                 )
                 return history.history["loss"][0]
-            return self.model.train_on_batch(x, y, sample_weight=weight)
+            return train_on_batch(self.model, self.batch)
         if call == "evaluate":
-            self.expected = self.plain.evaluate(x, y, weight).loss
+            self.expected = self.plain.evaluate(*filled(x, y, weight)).loss
             return self.model.evaluate(
-                x, y, sample_weight=weight, batch_size=size, verbose=0
-            )
-        self.expected = self.plain.evaluate(x, y, None).predictions
+                x,
+                y,
+                sample_weight=weight,
+                batch_size=size,
+                verbose=0,
+                return_dict=True,
+            )["loss"]
+        self.expected = self.plain.evaluate(filled_x, y, None).predictions
         if call == "predict":
             return self.model.predict(x, batch_size=size, verbose=0)
         if call == "call":
             return self.model(x).numpy()
-        self.expected = self.plain.adapted_predictions(x, 0)
+        self.expected = self.plain.adapted_predictions(filled_x, 0)
         support = [
-            None if key not in x else tf.nest.map_structure(lambda t: t[0], x[key])
+            None
+            if key not in x
+            else tf.nest.map_structure(lambda t: t[0], x[key])
             for key in ("support_x", "support_y", "support_weight")
         ]
         adapted = self.model.adapt(*support[:2], support_weight=support[2])
@@ -157,7 +194,7 @@ class _Run:
             if "float" in str(v.dtype)
         ]
 
-    def _reference_training(self, call):
+    def reference_training(self, call):
         """Returns the loss and the variables after training, and undoes it."""
         x, y, weight = self.batch
         size = self.case.batch_size if call == "fit" else len(y)
@@ -169,7 +206,7 @@ class _Run:
                 lambda t: None if t is None else t[first : first + size],
                 self.batch,
             )
-            step = self.plain.train(*part)
+            step = self.plain.train(*filled(*part))
             losses.append(step.loss * len(part[1]))
             self._assign(step)
             self.model.optimizer.iterations.assign_add(1)

@@ -56,7 +56,9 @@ class PlainMaml:
 
     def adapted_predictions(self, x, task):
         """Returns what the model that `adapt` returns says of the queries."""
-        run = _Task(self, _row(x, task), None, None, False, self._classes(x, task))
+        run = _Task(
+            self, _row(x, task), None, None, False, self._classes(x, task)
+        )
         run.adapt()
         values = run.values(run.last_row())
         if self.settings.normalization in ("transductive", "support"):
@@ -81,9 +83,7 @@ class PlainMaml:
             gradients.append(gradient)
             states.append(run.state)
             predictions.append(run.outputs.numpy())
-        state = {
-            key: np.mean([s[key] for s in states], 0) for key in states[0]
-        }
+        state = {key: np.mean([s[key] for s in states], 0) for key in states[0]}
         total = None
         if training:
             total = [np.mean(each, 0) for each in zip(*gradients)]
@@ -107,7 +107,9 @@ class _Task:
         self.classes = classes
         self.variables = list(model.learner.trainable_variables)
         self.weights = [tf.convert_to_tensor(v) for v in self.variables]
-        self.rates = [tf.convert_to_tensor(v) for v in model.meta_state.parameters]
+        self.rates = [
+            tf.convert_to_tensor(v) for v in model.meta_state.parameters
+        ]
         self.scales = [tf.convert_to_tensor(v) for v in model.meta_state.scales]
         # The statistics of each step, or of all.
         self.state = {}
@@ -200,7 +202,8 @@ class _Task:
             self.steps, int(self.plain.model.optimizer.iterations)
         )
         return sum(
-            weight * each for weight, each in zip(weights, [*self.watched, loss])
+            weight * each
+            for weight, each in zip(weights, [*self.watched, loss])
         )
 
     # -- Its parts
@@ -286,7 +289,9 @@ class _Task:
         each = self.settings.query_losses(self.y, self.outputs)
         if self.sample_weight is not None:
             each *= tf.cast(self.sample_weight, each.dtype)
-        loss = tf.reduce_sum(each) if self.settings.sums else tf.reduce_mean(each)
+        loss = (
+            tf.reduce_sum(each) if self.settings.sums else tf.reduce_mean(each)
+        )
         return loss + self.network.regularization(values), new
 
     def support_statistics(self):
@@ -346,7 +351,9 @@ class _Task:
                 loss = self.support_loss(self.steps, whole=True)[0]
             flat = tf.concat(
                 [
-                    tf.reshape(tf.zeros_like(w) if g is None else _dense(g), [-1])
+                    tf.reshape(
+                        tf.zeros_like(w) if g is None else _dense(g), [-1]
+                    )
                     for g, w in zip(inner.gradient(loss, moving), moving)
                 ],
                 0,

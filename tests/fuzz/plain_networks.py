@@ -98,9 +98,7 @@ def _layer(name, unique, outputs, width):
     if name in make:
         return make[name](name=unique)
     # An activation, or `join`.
-    return layers.Activation(
-        "linear" if name == "join" else name, name=unique
-    )
+    return layers.Activation("linear" if name == "join" else name, name=unique)
 
 
 def run_layers(pairs, x):
@@ -219,7 +217,10 @@ class Network:
             name = name.rstrip("!*")
             if name == "batch_norm" or name == "batch_norm_plain":
                 x, new = _batch_norm(
-                    layer, read, x, batch_statistics and layer.trainable,
+                    layer,
+                    read,
+                    x,
+                    batch_statistics and layer.trainable,
                     momentum,
                 )
                 statistics.update(new)

@@ -136,7 +136,9 @@ def _clipped(name, gradients):
         norms = [_root(sum(norm**2 for norm in norms))] * len(norms)
     elif name != "clipnorm":
         return gradients
-    return [g * (LIMIT / tf.maximum(n, LIMIT)) for g, n in zip(gradients, norms)]
+    return [
+        g * (LIMIT / tf.maximum(n, LIMIT)) for g, n in zip(gradients, norms)
+    ]
 
 
 # -- Losses of each example, `(y_true, y_pred)`

@@ -9,7 +9,16 @@ from tests.fuzz.plain_networks import FORMS
 from tests.fuzz.plain_networks import KINDS
 
 CALLS = ("train_on_batch", "fit", "evaluate", "predict", "call", "adapt")
-TRACED = ("loop", "vectorized", "auto", "no_xla", "xla")
+TRACED = ("loop", "auto", "vectorized", "no_xla", "xla")
+
+_NOT_TO_A_MINIMUM = (
+    "decay",
+    "adamw",
+    "learned",
+    "learned_variable",
+    "learned_weight",
+    "learned_step",
+)
 
 _small = st.integers(1, 3)
 
@@ -20,13 +29,14 @@ def _mostly(usual, *others):
 
 
 @st.composite
-def cases(draw, modes=("eager",), faults=False):
+def cases(draw, modes=("eager",), faults=False, kinds=tuple(sorted(KINDS))):
     """Draws a `Case`.
 
     Args:
         draw: of hypothesis.
         modes: the modes of execution to draw from.
         faults: bool. Whether some of the data are wrong.
+        kinds: the kinds of learners to draw from.
     """
     loss = draw(
         st.sampled_from(["mse", "mse", "sparse", "sparse", "categorical"])
@@ -46,8 +56,10 @@ def cases(draw, modes=("eager",), faults=False):
             ("float32", "mixed_float16"),
         )
     )
-    kind = draw(st.sampled_from(sorted(KINDS)))
-    adapted = draw(_mostly("all", "head", "body", "kernels", "names"))
+    kind = draw(st.sampled_from(kinds))
+    adapted = draw(_mostly("all", "head", "body", "kernels"))
+    if draw(st.integers(0, 9)) == 0:
+        adapted = "names"
     if kind == "context":
         adapted = draw(st.sampled_from(["context", "context", "all", "head"]))
     gradient = draw(
@@ -56,6 +68,15 @@ def cases(draw, modes=("eager",), faults=False):
     mode = draw(st.sampled_from(modes))
     support = draw(st.integers(1, 5))
     annealing = draw(_mostly(None, 1, 4))
+    rule = draw(_mostly("sgd", *plain_rules.NAMES))
+    norm = draw(_mostly("transductive", "support", "moving", "per_step"))
+    prototypes = loss == "sparse" and draw(st.integers(0, 3)) == 0
+    if gradient in ("reptile", "implicit") and draw(st.integers(0, 3)):
+        # Most of these settings go together; the others are refused.
+        annealing, prototypes = None, False
+        rule = "momentum" if rule in _NOT_TO_A_MINIMUM else rule
+        norm = "support" if norm == "per_step" else norm
+        adapted = "all" if gradient == "reptile" else adapted
     first = draw(st.sampled_from(["train_on_batch", "fit"]))
     calls = draw(st.lists(st.sampled_from(CALLS[2:]), max_size=2, unique=True))
     task_map = {"loop": "loop", "vectorized": "vectorized"}.get(mode, "auto")
@@ -74,8 +95,10 @@ def cases(draw, modes=("eager",), faults=False):
         support=support if loss == "mse" else support * outputs,
         queries=draw(_small),
         support_weight=draw(_mostly(None, "positive", "zeros")),
-        sample_weight=draw(_mostly(None, "positive", "zeros", "tasks")),
-        rule=draw(_mostly("sgd", *plain_rules.NAMES)),
+        sample_weight=draw(
+            _mostly(None, "positive", "zeros", "tasks", "task of 0")
+        ),
+        rule=rule,
         rate=draw(st.sampled_from([0.01, 0.1, 0.4])),
         inner_steps=draw(st.sampled_from([1, 1, 2, 2, 3, 0])),
         evaluation_steps=draw(_mostly(None, 0, 1, 3)),
@@ -86,10 +109,8 @@ def cases(draw, modes=("eager",), faults=False):
         adapted_weights=adapted,
         annealing=annealing,
         iterations=draw(st.sampled_from([0, 0, 1, 2, 9])),
-        normalization=draw(
-            _mostly("transductive", "support", "moving", "per_step")
-        ),
-        prototypes=loss == "sparse" and draw(st.integers(0, 3)) == 0,
+        normalization=norm,
+        prototypes=prototypes,
         task_map=task_map,
         task_parallelism=draw(_mostly(None, 1, 2)),
         bad_tasks=draw(_mostly("raise", "skip")),
