@@ -1,6 +1,6 @@
 """Trains on one device, or as one of several workers; prints what came of it.
 
-    TF_CONFIG=... python -m tests.several_workers JOB
+    TF_CONFIG=... python -m tests.several_workers JOB [ARGUMENT...]
 
 A program of its own: a process is a worker from its start to its end.
 """
@@ -8,6 +8,7 @@ A program of its own: a process is a worker from its start to its end.
 import contextlib
 import json
 import os
+import signal
 import sys
 
 import keras
@@ -100,16 +101,63 @@ def others(strategy):
     }
 
 
-JOBS = {"few_steps": few_steps, "streams": streams, "others": others}
+class Kill(keras.callbacks.Callback):
+    """Ends one worker at a step, as `kill -9` does."""
+
+    def __init__(self, worker, step):
+        super().__init__()
+        self.steps_left = step if worker_index() == worker else None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(job):
+def worker_index():
+    return (
+        json.loads(os.environ.get("TF_CONFIG", "{}"))
+        .get("task", {})
+        .get("index")
+    )
+
+
+def resumed(strategy, path=None, worker=None, step=None):
+    """Twelve steps, of which those before a kill are not taken again."""
+    callbacks = [BatchLogs()]
+    if path is not None:
+        callbacks += [keras_maml.callbacks.Resume(path, save_freq=2)]
+    if worker is not None:
+        callbacks.append(Kill(int(worker), int(step)))
+    meta_model = made(strategy)
+    history = meta_model.fit(
+        keras_maml.tasks.Sinusoid(k_shot=4, q_query=4, seed=1).batch(5),
+        steps_per_epoch=4,
+        epochs=3,
+        callbacks=callbacks,
+        shuffle=False,
+        verbose=0,
+    )
+    result = summary(meta_model, history, callbacks[0])
+    return result | {"logs": result["logs"][-1:], "steps": len(result["logs"])}
+
+
+JOBS = {
+    "resumed": resumed,
+    "few_steps": few_steps,
+    "streams": streams,
+    "others": others,
+}
+
+
+def main(job, *arguments):
     # Differences are those of rounding, and no others are as small.
     keras.config.set_floatx("float64")
     strategy = None
     if "TF_CONFIG" in os.environ:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    print(json.dumps(JOBS[job](strategy)))
+    print(json.dumps(JOBS[job](strategy, *arguments)))
 
 
 if __name__ == "__main__":

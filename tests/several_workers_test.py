@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tests.replicas_test import assert_equal
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 
 
-def start(job, workers):
+def start(workers, *job):
     """Starts the workers of a job."""
     cluster = {"worker": free_addresses(workers)}
     tasks = [{"type": "worker", "index": index} for index in range(workers)]
@@ -68,7 +69,7 @@ def assert_workers_equal_one_device(job, workers):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     alone = several_workers.JOBS[job](None)
-    for one in results(start([job], workers)):
+    for one in results(start(workers, job)):
         assert_equal(alone, one)
 
 
@@ -81,3 +82,31 @@ def test_two_workers_train_as_one_device():
 @pytest.mark.parametrize("job", ["streams", "others"])
 def test_workers_train_evaluate_and_predict_as_one_device(job, workers):
     assert_workers_equal_one_device(job, workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_workers_go_on_after_one_was_killed(killed, tmp_path):
+    unbroken = results(start(2, "resumed", str(tmp_path / "unbroken")))
+    path = str(tmp_path / "broken")
+    workers = start(2, "resumed", path, str(killed), "7")
+    try:
+        assert workers[killed].wait(timeout=120) == -signal.SIGKILL
+        # It does not wait for the other for ever.
+        survivor = workers[1 - killed]
+        assert survivor.wait(timeout=60) not in (0, -signal.SIGKILL)
+        assert "Collective ops is aborted" in survivor.stderr.read()
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    for one, other in zip(
+        results(start(2, "resumed", path)), unbroken, strict=True
+    ):
+        assert (one.pop("steps"), other.pop("steps")) == (6, 12)
+        assert one == other
+    # The chief alone writes; others would have left files of their own.
+    assert {p.name.split(".")[0] for p in tmp_path.iterdir()} == {
+        "broken",
+        "unbroken",
+    }

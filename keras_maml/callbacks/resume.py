@@ -210,6 +210,7 @@ class Resume(keras.callbacks.Callback):
             # Otherwise the end of the epoch saves.
             and epochs.step < epochs.steps_per_epoch
             and not epochs.pass_is_over
+            and not self.model.stop_training
         ):
             self._saved_step = epochs.step
             self._save(self._epoch, epochs.step, epochs.place)

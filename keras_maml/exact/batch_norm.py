@@ -8,6 +8,8 @@ module uses the kernels, and computes the second derivative by its formula.
 
 import tensorflow as tf
 
+from keras_maml.exact.gradients import custom_gradient
+
 
 def batch_normalization(x, gamma, beta, epsilon):
     """Normalises over all axes but the last.
@@ -54,7 +56,7 @@ def batch_normalization(x, gamma, beta, epsilon):
 def _normalize(x, gamma, beta, epsilon):
     # A derivative gets all its tensors as arguments, because a closure would
     # share the tensors of the first call with all calls.
-    @tf.custom_gradient
+    @custom_gradient
     def normalized(x, gamma, beta, y, mean, variance, *saved):
         def gradient(dy):
             gradients = backward(x, gamma, dy, mean, variance, *saved)
@@ -62,7 +64,7 @@ def _normalize(x, gamma, beta, epsilon):
 
         return tf.identity(y), gradient
 
-    @tf.custom_gradient
+    @custom_gradient
     def backward(x, gamma, dy, mean, variance, *saved):
         def gradient(u, a, b):
             statistics = (mean, variance, *saved)
@@ -114,7 +116,7 @@ def channel_sum(x):
     return tf.matmul(ones, flat)[0]
 
 
-@tf.custom_gradient
+@custom_gradient
 def _affine(x, mean, scale, offset):
     """Computes `(x - mean) * scale + offset` in one pass."""
 
@@ -139,7 +141,7 @@ def _affine(x, mean, scale, offset):
     return output.y, gradient
 
 
-@tf.custom_gradient
+@custom_gradient
 def _statistics(x, mean, variance):
     """Returns `mean` and `variance`, differentiable with respect to `x`."""
 

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.exact.gradients import custom_gradient
+
 # The largest number of elements in all patches. For more elements, TensorFlow's
 # kernel was as fast (second and third layer of omni20w1s in `benchmarks`).
 _MAX_PATCHES = 150_000
@@ -62,14 +64,14 @@ def convolution(x, kernel, strides, padding):
     """
     x_shape, kernel_shape = x.shape, kernel.shape
 
-    @tf.custom_gradient
+    @custom_gradient
     def forward(x, kernel):
         def gradient(d_y):
             return input_gradient(d_y, kernel), kernel_gradient(x, d_y)
 
         return tf.nn.conv2d(x, kernel, strides, padding), gradient
 
-    @tf.custom_gradient
+    @custom_gradient
     def input_gradient(d_y, kernel):
         def gradient(d_x):
             return forward(d_x, kernel), kernel_gradient(d_x, d_y)
@@ -83,7 +85,7 @@ def convolution(x, kernel, strides, padding):
         )
         return value, gradient
 
-    @tf.custom_gradient
+    @custom_gradient
     def kernel_gradient(x, d_y):
         def gradient(d_kernel):
             return input_gradient(d_y, d_kernel), forward(x, d_kernel)

@@ -1,6 +1,37 @@
-"""Gradients that are never missing or sparse."""
+"""Gradients that are never missing or sparse, and of functions in loops."""
+
+import functools
 
 import tensorflow as tf
+
+
+def custom_gradient(function):
+    """`tf.custom_gradient` for functions that a `tf.while_loop` may call.
+
+    The derivative of a loop is another loop, with a graph of its own. There, a
+    gradient may pass tensors of the first loop to a function with a custom
+    gradient. TensorFlow would take them for tensors of the second loop, and
+    fail in the second derivative. This decorator fetches them first.
+
+    Args:
+        function: as for `tf.custom_gradient`, with tensors as arguments.
+    """
+    with_gradient = tf.custom_gradient(function)
+
+    @functools.wraps(function)
+    def call(*tensors):
+        return with_gradient(*map(_fetched, tensors))
+
+    return call
+
+
+def _fetched(tensor):
+    if tf.executing_eagerly() or not tf.is_tensor(tensor):
+        return tensor
+    here = tf.compat.v1.get_default_graph()
+    # Tensors of eager execution have no graph.
+    is_here = getattr(tensor, "graph", here) is here
+    return tensor if is_here else tf.identity(tensor)
 
 
 def dense_gradients(tape, target, sources, output_gradients=None):

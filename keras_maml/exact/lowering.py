@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_maml.exact import convolution as convolution_lib
 from keras_maml.exact.batch_norm import channel_sum
+from keras_maml.exact.gradients import custom_gradient
 from keras_maml.keras_internals import REPLACED_FUNCTIONS
 from keras_maml.keras_internals import is_library_function
 
@@ -61,7 +62,7 @@ def bias_add(value, bias, data_format=None, name=None):
     if not channels_last or value.shape.rank is None or value.shape[-1] is None:
         return original(value, bias, data_format, name)
 
-    @tf.custom_gradient
+    @custom_gradient
     def backward(d_y):
         if d_y.shape.rank is None or d_y.shape[-1] is None:
             # A function of the user's own may give a gradient without a shape.
@@ -69,7 +70,7 @@ def bias_add(value, bias, data_format=None, name=None):
         # The gradient of the sum repeats a vector, which `tf.add` broadcasts.
         return (d_y, channel_sum(d_y)), tf.add
 
-    @tf.custom_gradient
+    @custom_gradient
     def add(value, bias):
         return original(value, bias, data_format, name), backward
 
@@ -108,12 +109,12 @@ def relu(features, name=None):
     tensor of zeros that costs time to write, read and add.
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def masked(gradient, y):
         value = tf.raw_ops.ReluGrad(gradients=gradient, features=y)
         return value, lambda u: (masked(u, y), None)
 
-    @tf.custom_gradient
+    @custom_gradient
     def rectify(features):
         y = _ORIGINALS["relu"](features, name)
         return y, lambda d_y: masked(d_y, y)
@@ -158,14 +159,14 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
             orig_input=x, orig_output=y, grad=gradient, **settings
         )
 
-    @tf.custom_gradient
+    @custom_gradient
     def placed(gradient, x, y):
         def picked(u):
             return picked_from(u, x, y), None, None
 
         return max_pool_grad(gradient, x, y), picked
 
-    @tf.custom_gradient
+    @custom_gradient
     def picked_from(u, x, y):
         means = tf.raw_ops.AvgPool(
             value=u * max_pool_grad(tf.ones_like(y), x, y), **settings
@@ -173,7 +174,7 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
         value = means * float(window[0] * window[1])
         return value, lambda gradient: (placed(gradient, x, y), None, None)
 
-    @tf.custom_gradient
+    @custom_gradient
     def pool(x):
         y = _ORIGINALS["max_pool"](x, window, step, padding, "NHWC", name)
         return y, lambda d_y: placed(d_y, x, y)
@@ -204,11 +205,11 @@ def resize(images, *args, **kwargs):
         return _ORIGINALS["resize"](images, *args, **kwargs)
     shape = tf.shape(images)
 
-    @tf.custom_gradient
+    @custom_gradient
     def forward(x):
         return _ORIGINALS["resize"](x, *args, **kwargs), transposed
 
-    @tf.custom_gradient
+    @custom_gradient
     def transposed(d_y):
         zeros = tf.ensure_shape(tf.zeros(shape, images.dtype), images.shape)
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 
-import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_maml.callbacks import checkpoint_file
 from keras_maml.callbacks.checkpoint_file import CheckpointFile
@@ -20,7 +20,7 @@ STATE = {
         "u": np.array([1, 2**32 - 1], "uint32"),
         "i": np.int64(-3),
         "b": np.array([True, False]),
-        "h": np.array([1.5], ml_dtypes.bfloat16),
+        "h": np.array([1.5], tf.bfloat16.as_numpy_dtype),
         "none": np.zeros([0, 2]),
         "turned": np.arange(6).reshape(2, 3).T,
     },

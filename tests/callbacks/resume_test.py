@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import types
 
 import keras
 import numpy as np
@@ -10,8 +11,8 @@ import tensorflow as tf
 
 import keras_maml
 from keras_maml.callbacks import Resume
+from keras_maml.callbacks.resume import is_chief
 from keras_maml.streams import EpisodeStream
-from keras_maml.streams import stream_of
 from tests.rl import searches
 from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
@@ -73,6 +74,14 @@ def with_dropout():
     return compiled(plain(learner))
 
 
+def with_scaled_loss():
+    keras.config.set_dtype_policy("mixed_float16")
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(), dynamic_growth_steps=2
+    )
+    return compiled(plain(), optimizer)
+
+
 def unbuilt():
     glorot = keras.initializers.GlorotUniform
     layers = [
@@ -93,22 +102,28 @@ def keras_model():
     )
 
 
+def numbers(tasks, count=None, start=0):
+    """A stream of (x, y) that costs less than one of tasks."""
+    end = start + (10_000 if count is None else count)
+
+    def point(i):
+        x = tf.math.sin(tf.cast(i, tf.float32))[:, None]
+        return x, 3.0 * x + 1.0
+
+    dataset = tf.data.Dataset.range(start, end).batch(tasks).map(point)
+    if count is None:
+        endless = tf.data.experimental.assert_cardinality(
+            tf.data.INFINITE_CARDINALITY
+        )
+        dataset = dataset.apply(endless)
+    return EpisodeStream(numbers, tasks, count, start).mark(dataset)
+
+
 def keras_fit(model, *callbacks, dataset=None, epochs=3, **kwargs):
     """`fit` of such a model, by `Resume` if there is one."""
     if dataset is None:
-        dataset = SINES.batch(2)
+        dataset = numbers(2)
         kwargs = {"steps_per_epoch": 4, **kwargs}
-    if isinstance(dataset, tf.data.Dataset):
-        # The place in a stream is known only before `map`.
-        stream = stream_of(dataset)
-        dataset = dataset.map(points)
-        if stream is not None:
-            EpisodeStream(
-                lambda *args: stream.batch(*args).map(points),
-                stream.tasks,
-                stream.count,
-                stream.start,
-            ).mark(dataset)
     resumes = [c for c in callbacks if isinstance(c, Resume)]
     others = [c for c in callbacks if not isinstance(c, Resume)]
     return (resumes[0].fit if resumes else keras.Model.fit)(
@@ -118,10 +133,6 @@ def keras_fit(model, *callbacks, dataset=None, epochs=3, **kwargs):
         callbacks=others,
         **{"shuffle": False, "verbose": 0, **kwargs},
     )
-
-
-def points(x, y):
-    return tf.reshape(x["query_x"], [-1, 1]), tf.reshape(y, [-1, 1])
 
 
 def fit(model, *callbacks, epochs=2, dataset=None, **kwargs):
@@ -181,7 +192,9 @@ def path(tmp_path):
     return tmp_path / "runs" / "run.resume"
 
 
-@pytest.mark.parametrize("make", [scheduled, per_step, with_dropout, unbuilt])
+@pytest.mark.parametrize(
+    "make", [scheduled, per_step, with_dropout, with_scaled_loss, unbuilt]
+)
 def test_a_run_goes_on_bit_for_bit(path, make):
     check(path, make)
 
@@ -216,22 +229,17 @@ def test_steps_are_numbered_on(path):
 
 
 def datasets():
-    stream = SINES.batch(2)
-    own = tf.data.Dataset.from_tensor_slices(
-        regression_batch(tasks=18, support=2, query=2)
-    ).batch(2)
+    own = numbers(2, count=18).map(lambda x, y: (x, y))
     unknown = own.filter(lambda x, y: True)
     return {
-        "endless stream": (stream, {"steps_per_epoch": 4}),
-        "stream, a pass an epoch": (SINES.batch(2, count=8, start=5), {}),
-        "stream, uneven": (SINES.batch(2, count=7), {}),
+        "endless stream": (numbers(2), {"steps_per_epoch": 4}),
+        "stream, a pass an epoch": (numbers(2, count=7, start=5), {}),
         "stream, several passes": (
-            SINES.batch(2, count=10),
+            numbers(2, count=10),
             {"steps_per_epoch": 2},
         ),
         "own, a pass an epoch": (own.take(4), {}),
         "own, several passes": (own.take(6), {"steps_per_epoch": 4}),
-        "own, endless": (own.repeat(), {"steps_per_epoch": 4}),
         "own, unknown": (unknown.repeat(), {"steps_per_epoch": 4}),
     }
 
@@ -272,12 +280,37 @@ def test_steps_per_execution(path):
         keras_fit(make(4), Resume(path, 1))
 
 
+def test_a_run_that_a_callback_stops_is_over(path):
+    class Stop(keras.callbacks.Callback):
+        """Stops at the second step, and is killed before the epoch's end."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 1
+
+        def on_epoch_end(self, epoch, logs=None):
+            if kills:
+                kills.pop()
+                raise InterruptError
+
+    kills = []
+    unbroken, resumed = keras_model(), keras_model()
+    wanted = keras_fit(unbroken, Stop())
+    kills.append(1)
+    with pytest.raises(InterruptError):
+        keras_fit(keras_model(), Stop(), Resume(path, 1))
+    for _ in range(2):
+        resumed = keras_model()
+        history = keras_fit(resumed, Stop(), Resume(path, 1))
+        assert history.history == wanted.history
+        assert_equal(state(resumed), state(unbroken))
+
+
 def test_dataset_at_is_told_the_place(path):
     asked = []
 
     def dataset_at(meta_batches):
         asked.append(meta_batches)
-        return SINES.batch(2, start=2 * meta_batches).map(points)
+        return numbers(2, start=2 * meta_batches)
 
     unbroken, resumed = keras_model(), keras_model()
     keras_fit(unbroken)
@@ -292,10 +325,11 @@ def test_validation_and_callbacks_go_on(path):
     def callbacks():
         callbacks = keras.callbacks
         return [
+            # As if it were bad that losses fall.
             callbacks.EarlyStopping(
-                "val_loss", patience=3, restore_best_weights=True
+                "val_loss", patience=4, mode="max", restore_best_weights=True
             ),
-            callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1),
+            callbacks.ReduceLROnPlateau("loss", 0.5, patience=1, mode="max"),
             callbacks.LearningRateScheduler(lambda epoch, rate: 0.9 * rate),
         ]
 
@@ -304,9 +338,8 @@ def test_validation_and_callbacks_go_on(path):
             model,
             *callbacks,
             epochs=12,
-            dataset=SINES.batch(2),
             steps_per_epoch=1,
-            validation_data=SINES.batch(2, count=4, start=1000).map(points),
+            validation_data=numbers(2, count=4, start=1000),
         )
 
     def make():
@@ -404,6 +437,25 @@ def test_fit_of_another_keras_model_must_be_called_by_resume(path):
         keras_model().fit(x, x, callbacks=[Resume(path)])
 
 
+@pytest.mark.parametrize(
+    ("task_type", "task_id", "jobs", "writes"),
+    [
+        (None, None, {}, True),
+        ("worker", 0, {"worker": ["a", "b"]}, True),
+        ("worker", 1, {"worker": ["a", "b"]}, False),
+        ("chief", 0, {"chief": ["a"], "worker": ["b"]}, True),
+        ("worker", 0, {"chief": ["a"], "worker": ["b"]}, False),
+    ],
+)
+def test_the_chief_writes(task_type, task_id, jobs, writes):
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(jobs), task_type=task_type, task_id=task_id
+    )
+    strategy = types.SimpleNamespace(cluster_resolver=resolver)
+    assert is_chief(strategy) is writes
+    assert is_chief(tf.distribute.get_strategy())
+
+
 def test_arguments_are_checked(path):
     with pytest.raises(ValueError, match="`save_freq` must be an integer"):
         Resume(path, save_freq="batch")
@@ -476,9 +528,9 @@ def test_other_data_and_settings_are_refused(path):
     other = Resume(path, settings={"k": 2, "names": ["a"]})
     refuses(path, "other `settings`: k was 1.*k=2", other)
     same = Resume(path, settings={"k": 1, "names": ["a"]})
-    data = {"dataset": SINES.batch(3), "steps_per_epoch": 4}
+    data = {"dataset": numbers(3), "steps_per_epoch": 4}
     refuses(path, "tasks was 2.*tasks=3", same, **data)
-    data = {"dataset": SINES.batch(2), "steps_per_epoch": 5}
+    data = {"dataset": numbers(2), "steps_per_epoch": 5}
     refuses(path, "steps_per_epoch was 4", same, **data)
 
 

@@ -167,3 +167,59 @@ def test_a_gradient_without_a_shape_reaches_a_bias():
     with lowering.exact_ops():
         total = gradient(tf.ones([3, 2]), tf.zeros([2]))
     np.testing.assert_allclose(total, [3.0, 3.0])
+
+
+def in_a_loop_relu(x, weight):
+    return tf.nn.relu(x * weight[0, 0, 0] ** 2 + 0.1)
+
+
+def in_a_loop_convolution(x, weight):
+    return tf.tanh(tf.nn.convolution(x, weight, 1, "SAME", "NHWC"))
+
+
+def in_a_loop_max_pool(x, weight):
+    pooled = tf.nn.max_pool(x, 2, 2, "VALID")
+    return tf.tanh(tf.repeat(tf.repeat(pooled, 2, 1), 2, 2) * weight[0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "step", [in_a_loop_relu, in_a_loop_convolution, in_a_loop_max_pool]
+)
+def test_second_derivatives_go_through_a_loop(step):
+    # As those of recurrent layers do.
+    rng = np.random.default_rng(0)
+    images = tf.constant(rng.standard_normal((2, 4, 4, 2)))
+    weight = tf.constant(rng.standard_normal((3, 3, 2, 2)))
+
+    def loop(weight):
+        return tf.while_loop(
+            lambda i, _: i < 3,
+            lambda i, x: (i + 1, step(x, weight)),
+            (tf.constant(0), images),
+            maximum_iterations=3,
+        )[1]
+
+    def unrolled(weight):
+        x = images
+        for _ in range(3):
+            x = step(x, weight)
+        return x
+
+    def second_derivative(function):
+        with tf.GradientTape() as outer:
+            outer.watch(weight)
+            with tf.GradientTape() as inner:
+                inner.watch(weight)
+                loss = tf.reduce_sum(function(weight) ** 2)
+            gradient = inner.gradient(loss, weight)
+            loss = tf.reduce_sum(gradient**2)
+        return outer.gradient(loss, weight)
+
+    @tf.function(autograph=False)
+    def in_graph():
+        with lowering.exact_ops():
+            return second_derivative(loop)
+
+    expected = second_derivative(unrolled)
+    assert np.any(expected.numpy() != 0)
+    np.testing.assert_allclose(in_graph(), expected, rtol=1e-9, atol=1e-9)
