@@ -8,6 +8,7 @@ from tests.fuzz.faults import FAULTS
 from tests.fuzz.plain_networks import FORMS
 from tests.fuzz.plain_networks import KINDS
 
+ALL_KINDS = tuple(sorted(KINDS))
 CALLS = ("train_on_batch", "fit", "evaluate", "predict", "call", "adapt")
 TRACED = ("loop", "auto", "vectorized", "no_xla", "xla")
 
@@ -29,7 +30,7 @@ def _mostly(usual, *others):
 
 
 @st.composite
-def cases(draw, modes=("eager",), faults=False, kinds=tuple(sorted(KINDS))):
+def cases(draw, modes=("eager",), faults=False, kinds=ALL_KINDS):
     """Draws a `Case`.
 
     Args:
