@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.engine import weightless
 from keras_maml.task_scores import TaskScores
 
 
@@ -34,8 +35,10 @@ def evaluate_tasks(
         A dict from each number of steps to its `TaskScores`.
 
     Raises:
-        ValueError: if the dataset is infinite or empty, or if `metric` is not
-            a function that returns a value for each query.
+        ValueError: if the dataset is infinite or empty, if `metric` is not a
+            function that returns a value for each query, or if a task is not
+            finite, unless the model has `bad_tasks="skip"`. Then such tasks
+            are left out, and counted in `TaskScores.skipped`.
 
     Example:
 
@@ -77,8 +80,11 @@ def evaluate_tasks(
     @tf.function(reduce_retracing=True, autograph=False)
     def scores(x, y, weight=None):
         results = []
+        x, y = weightless.filled(x, y, weight)
+        finite = _finite_tasks([x, y])
         for steps in inner_steps:
-            values = metric(y, meta_model(x, inner_steps=steps))
+            predictions = meta_model(x, inner_steps=steps)
+            values = metric(y, predictions)
             if len(values.shape) < 2:
                 raise ValueError(
                     "`metric` must return a value for each query, of shape "
@@ -95,14 +101,39 @@ def evaluate_tasks(
                     tf.reduce_sum(weights, axes),
                 )
             )
-        return results
+            finite &= _finite_tasks([predictions, results[-1]])
+        return results, finite
 
     collected = [scores(*batch) for batch in dataset]
     if not collected:
         raise ValueError(
             f"`dataset` holds no meta-batch. Received: dataset={dataset}"
         )
+    finite = np.concatenate([batch_finite for _, batch_finite in collected])
+    if not finite.any() or meta_model.bad_tasks == "raise" and not finite.all():
+        raise ValueError(
+            "What a task depends on, its predictions or its score are not "
+            "finite. To leave out such tasks, pass "
+            '`bad_tasks="skip"` to the `MetaModel`. Received: '
+            f"{(~finite).sum()} such tasks of {finite.size}, the first of "
+            f"them task {finite.argmin()} of the dataset"
+        )
     return {
-        steps: TaskScores(np.concatenate([batch[i] for batch in collected]))
+        steps: TaskScores(
+            np.concatenate([batch[i] for batch, _ in collected])[finite],
+            int((~finite).sum()),
+        )
         for i, steps in enumerate(inner_steps)
     }
+
+
+def _finite_tasks(structure):
+    """Returns whether all floats of each task are finite, `(T,)`."""
+    finite = [
+        tf.reduce_all(
+            tf.math.is_finite(tensor), list(range(1, tensor.shape.rank))
+        )
+        for tensor in tf.nest.flatten(structure)
+        if tensor.dtype.is_floating
+    ]
+    return tf.reduce_all(tf.stack(finite), 0)

@@ -18,6 +18,7 @@ from keras_maml import saving
 from keras_maml import serving
 from keras_maml.adaptation import AdaptedWeights
 from keras_maml.adaptation import VariableFilter
+from keras_maml.engine import bad_tasks as bad_tasks_lib
 from keras_maml.engine import combinations
 from keras_maml.engine import contract
 from keras_maml.engine import inner_loss as inner_loss_lib
@@ -125,6 +126,12 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         task_parallelism: int, the number of tasks, or of chunks, that run at
             the same time. Each needs its own memory. Defaults to the number
             of CPU cores.
+        bad_tasks: what a step does with a task whose support loss, query loss,
+            gradient or new state is not finite. `"raise"` raises a
+            `ValueError` that names the task, before θ or the optimizer
+            changes. `"skip"` leaves the task out of all means and metrics,
+            and counts it in the metric `skipped_tasks`; it raises if no task
+            is left. Defaults to `"raise"`.
         name: string, the name of the model.
         **kwargs: arguments of `keras.Model`.
 
@@ -175,6 +182,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         evaluation_steps: int | None = None,
         task_map: str = "auto",
         task_parallelism: int | None = None,
+        bad_tasks: str = "raise",
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -190,6 +198,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         check_choice("head_init", head_init, (None, "prototypes"))
         check_choice("normalization", normalization, normalization_lib.MODES)
         check_choice("task_map", task_map, task_map_lib.MODES)
+        check_choice("bad_tasks", bad_tasks, bad_tasks_lib.MODES)
         adapted_weights = adaptation.get(adapted_weights)
         # To raise for an unknown loss name now, not at the first step.
         if inner_loss is not None:
@@ -210,6 +219,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         self.evaluation_steps = evaluation_steps
         self.task_map = task_map
         self.task_parallelism = task_parallelism
+        self.bad_tasks = bad_tasks
         self.meta_state = MetaState(self, adapted_weights)
         # XLA needs a head of a known width.
         self.supports_jit = head_init is None
@@ -275,7 +285,8 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
 
         Raises:
             ValueError: if the support set does not have this form, if Keras
-                cannot copy the learner, or if there is no inner loss.
+                cannot copy the learner, if there is no inner loss, or if the
+                support set or the adapted weights are not finite.
         """
         x = contract.check_support(support_x, support_y, support_weight)
         if not self.built:
@@ -289,6 +300,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
             training=False, steps=inner_steps, support_y=x["support_y"]
         )
         adapted = task_learner.adapt(self.meta_state.theta(), {"x": x})
+        bad_tasks_lib.check_adapted(x, adapted)
         return copy_learner(
             self.learner,
             task_learner.values(adapted),
@@ -365,6 +377,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
             "evaluation_steps": self.evaluation_steps,
             "task_map": self.task_map,
             "task_parallelism": self.task_parallelism,
+            "bad_tasks": self.bad_tasks,
             # No arguments. `export` needs the signature after loading.
             "signature": serialize(self.meta_state.input_signature),
             "selection": self.meta_state.selection(),

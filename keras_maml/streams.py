@@ -9,29 +9,46 @@ class EpisodeStream:
     """The episodes of a `tf.data.Dataset` of meta-batches.
 
     Args:
-        batch: function `(tasks, count, start)` that returns such a dataset.
+        slices: function `(tasks, count, start, low, high, numbered)` that
+            returns a dataset of the episodes `low` to `high - 1` of each
+            meta-batch, and makes no others. If `numbered`, the `x` of a
+            meta-batch has the numbers of its episodes as `"episode"`.
         tasks: int, the number of episodes in a meta-batch.
         count: int, the number of episodes in all, or `None` if endless.
         start: int, the number of the first episode.
-        slices: function `(tasks, count, start, low, high)` that returns a
-            dataset of the episodes `low` to `high - 1` of each meta-batch, and
-            makes no others. Defaults to `None`: `batch` makes all.
+        has_numbers: bool, the argument `numbered` of `slices`.
     """
 
     def __init__(
         self,
-        batch: Callable[[int, int | None, int], tf.data.Dataset],
+        slices: Callable[..., tf.data.Dataset],
         tasks: int,
         count: int | None,
         start: int,
-        slices: Callable[[int, int | None, int, int, int], tf.data.Dataset]
-        | None = None,
+        has_numbers: bool = False,
     ) -> None:
-        self.batch = batch
         self.slices = slices
         self.tasks = tasks
         self.count = count
         self.start = start
+        self.has_numbers = has_numbers
+
+    def dataset(self) -> tf.data.Dataset:
+        """Returns the dataset, for which `stream_of` returns this stream."""
+        dataset = self._slice(0, self.tasks)
+        # Transformations make a new dataset, which is not marked.
+        dataset.episode_stream = self
+        return dataset
+
+    def numbered(self) -> tf.data.Dataset:
+        """Returns the same episodes with their numbers."""
+        return self._like(self.count, self.start, True).dataset()
+
+    def after(self, meta_batches: int) -> tf.data.Dataset:
+        """Returns the dataset without its first meta-batches."""
+        done = meta_batches * self.tasks
+        count = None if self.count is None else self.count - done
+        return self._like(count, self.start + done, self.has_numbers).dataset()
 
     def part(self, index: int, parts: int) -> tf.data.Dataset:
         """Returns one of several datasets that share each meta-batch.
@@ -54,24 +71,15 @@ class EpisodeStream:
                 f"meta-batches of {self.tasks} tasks and {parts} replicas"
             )
         low, high = (i * self.tasks // parts for i in (index, index + 1))
-        given = self.tasks, self.count, self.start
-        if self.slices is not None:
-            return self.slices(*given, low, high)
-        return self.batch(*given).map(
-            lambda *batch: tf.nest.map_structure(lambda t: t[low:high], batch)
+        return self._slice(low, high)
+
+    def _like(self, count, start, has_numbers):
+        return EpisodeStream(self.slices, self.tasks, count, start, has_numbers)
+
+    def _slice(self, low, high):
+        return self.slices(
+            self.tasks, self.count, self.start, low, high, self.has_numbers
         )
-
-    def mark(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Tells `stream_of` that `dataset` holds these episodes."""
-        # Transformations make a new dataset, which is not marked.
-        dataset.episode_stream = self
-        return dataset
-
-    def after(self, meta_batches: int) -> tf.data.Dataset:
-        """The dataset without its first meta-batches."""
-        done = meta_batches * self.tasks
-        count = None if self.count is None else self.count - done
-        return self.batch(self.tasks, count, self.start + done)
 
 
 def stream_of(dataset: object) -> EpisodeStream | None:

@@ -11,6 +11,8 @@ class TaskScores(NamedTuple):
     Attributes:
         values: array `(tasks,)`, for each task the mean of the metric over
             its queries.
+        skipped: int, the number of tasks that were left out, because what
+            they depend on, their predictions or their scores are not finite.
 
     Example:
 
@@ -21,6 +23,7 @@ class TaskScores(NamedTuple):
     """
 
     values: np.ndarray
+    skipped: int = 0
 
     @property
     def mean(self) -> float:

@@ -215,7 +215,7 @@ def test_call_is_differentiable():
     meta_model.evaluate(x, y, verbose=0)
     step = tf.function(
         lambda: tf.nest.flatten(
-            meta_model._step((x, y), training=True)[0]["gradients"]
+            meta_model._step((x, y), training=True)[0].mean["gradients"]
         ),
         autograph=False,
     )

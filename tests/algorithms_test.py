@@ -103,7 +103,7 @@ def test_which_weights_each_loop_moves(name, inner, outer):
 def test_fomaml_is_the_gradient_at_the_adapted_weights():
     meta_model = make("fomaml", inner_optimizer=0.1, inner_steps=3)
     x, y = class_batch(tasks=1)
-    mean, _ = meta_model._step((x, y), training=True)
+    mean = meta_model._step((x, y), training=True)[0].mean
     adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
     with tf.GradientTape() as tape:
         loss = LOSS(y[0], adapted(x["query_x"][0], training=True))

@@ -194,6 +194,27 @@ def test_reptile_s_outer_step_follows_a_schedule():
             )
 
 
+@pytest.mark.parametrize(
+    "meta_gradient",
+    ["reptile", pytest.param(Implicit(cg_steps=2), id="implicit")],
+)
+def test_a_scaled_loss_leads_to_the_same_step(meta_gradient):
+    results = []
+    for scale in (None, 64.0):
+        keras.utils.set_random_seed(0)
+        meta_model = regression_model(meta_gradient=meta_gradient)
+        optimizer = keras.optimizers.SGD(0.5)
+        if scale is not None:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, initial_scale=scale
+            )
+        meta_model.compile(optimizer, loss="mse", run_eagerly=True)
+        meta_model.train_on_batch(*regression_batch(tasks=2))
+        results.append(meta_model.learner.get_weights())
+    for plain, scaled in zip(*results, strict=True):
+        np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-6)
+
+
 def test_each_step_takes_the_next_examples():
     x, _ = regression_batch(tasks=1, support=5)
     support_x, support_y = x["support_x"][0], x["support_y"][0]

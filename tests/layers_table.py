@@ -397,7 +397,7 @@ def check(name):
 
     @tf.function(autograph=False)
     def step():
-        mean, _ = meta_model._step(data, training=True)
+        mean = meta_model._step(data, training=True)[0].mean
         return mean["loss"], tf.nest.flatten(mean["gradients"])
 
     _, exact = step()

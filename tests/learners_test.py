@@ -106,3 +106,9 @@ def test_seed():
     # Layers of one shape do not start equal.
     same_shape = [w for w in kernels(0) if w.shape == (3, 3, 64, 64)]
     assert not np.array_equal(same_shape[0], same_shape[1])
+    # Nor do the layers of models with seeds that follow one another.
+    first, second = (
+        learners.mlp((3,), (3, 3), seed=seed).get_weights()[:4:2]
+        for seed in (0, 1)
+    )
+    assert not np.array_equal(first[1], second[0])

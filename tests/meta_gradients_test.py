@@ -30,7 +30,7 @@ def library_step(meta_model, x, y, loss="mse", optimizer="sgd"):
 
     @tf.function(autograph=False)
     def step():
-        mean, _ = meta_model._step((x, y), training=True)
+        mean = meta_model._step((x, y), training=True)[0].mean
         return mean["loss"], tf.nest.flatten(mean["gradients"])
 
     def computed():

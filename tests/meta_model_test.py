@@ -271,35 +271,6 @@ def test_vectorized_replicas_train_as_one_device():
     subprocess.run([sys.executable, "-c", VECTORIZED_REPLICAS], check=True)
 
 
-def test_a_replica_without_tasks_is_harmless():
-    # Five tasks in batches of four leave the second replica without any.
-    x, y = class_batch(tasks=5)
-    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-
-    def train():
-        meta_model = keras_maml.MetaModel(
-            small_mlp(2, 3, batch_norm=True), inner_optimizer=0.5
-        )
-        meta_model.compile(
-            optimizer=keras.optimizers.SGD(0.1),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-        meta_model.fit(dataset, verbose=0)
-        return meta_model.learner
-
-    alone = train()
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        replicated = train()
-    assert all(np.all(np.isfinite(w)) for w in replicated.get_weights())
-    # Keras halves the loss of a batch that only one replica has, so the
-    # weights differ; the statistics are those of the one task.
-    np.testing.assert_allclose(
-        alone.layers[1].moving_variance,
-        replicated.layers[1].moving_variance,
-        rtol=1e-2,
-    )
-
-
 def test_same_seed_same_run():
     results = []
     for _ in range(2):

@@ -16,7 +16,7 @@ SCALE = 1024.0
 POLICIES = ["mixed_bfloat16", "mixed_float16"]
 
 
-def model(policy, steps=2):
+def model(policy, steps=2, **kwargs):
     keras.utils.set_random_seed(0)
     learner = keras.Sequential([keras.Input((2,))])
     for units in (16, 3):
@@ -30,7 +30,11 @@ def model(policy, steps=2):
             optimizer, initial_scale=SCALE
         )
     meta_model = keras_maml.MetaModel(
-        learner, inner_optimizer=0.1, inner_steps=steps, task_map="loop"
+        learner,
+        inner_optimizer=0.1,
+        inner_steps=steps,
+        task_map="loop",
+        **kwargs,
     )
     meta_model.compile(
         optimizer,
@@ -41,7 +45,7 @@ def model(policy, steps=2):
 
 
 def gradients(meta_model):
-    mean, _ = meta_model._step(class_batch(tasks=4), training=True)
+    mean = meta_model._step(class_batch(tasks=4), training=True)[0].mean
     return [g.numpy() for g in tf.nest.flatten(mean["gradients"])]
 
 
@@ -61,6 +65,17 @@ def test_meta_gradient_is_that_of_float32(policy, steps, exact_gradients):
     # CPUs without instructions for bfloat16 round elsewhere: 0.1003 was seen.
     tolerance = {"mixed_float16": 0.02, "mixed_bfloat16": 0.15}[policy]
     assert 0 < relative_error(half, exact) < tolerance
+
+
+def test_implicit_gradient_is_that_of_float32():
+    # The curvature of a scaled support loss would be larger by that scale.
+    implicit = keras_maml.meta_gradients.Implicit(0.5, cg_steps=2)
+    exact, half = (
+        gradients(model(policy, meta_gradient=implicit))
+        for policy in ("float32", "mixed_float16")
+    )
+    half = [gradient / SCALE for gradient in half]
+    assert 0 < relative_error(half, exact) < 0.02
 
 
 def test_a_scale_that_is_too_large_falls():

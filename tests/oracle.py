@@ -82,7 +82,7 @@ def assert_derivative(meta_model, x, y, rel=1e-6, epsilon=1e-6, last=None):
 
     @tf.function(autograph=False)
     def step():
-        mean, _ = meta_model._step((x, y), training=True)
+        mean = meta_model._step((x, y), training=True)[0].mean
         return mean["loss"], tf.nest.flatten(mean["gradients"])
 
     _, gradients = step()

@@ -251,7 +251,8 @@ def test_an_unbuilt_learner_says_where_its_layers_are(make, choose, positions):
     assert again.adapted_weights == [layer.name]
 
 
-def test_a_made_up_name_in_an_old_file_is_refused(tmp_path):
+@pytest.mark.parametrize("made_up", ["dense", "dense_12"])
+def test_a_made_up_name_in_an_old_file_is_refused(made_up, tmp_path):
     keras.utils.clear_session(free_memory=False)
     learner = subclassed()
     model = keras_maml.MetaModel(learner, adapted_weights=[learner.hidden])
@@ -264,7 +265,7 @@ def test_a_made_up_name_in_an_old_file_is_refused(tmp_path):
             content = new.read(name)
             if name == "config.json":
                 config = json.loads(content)
-                config["config"]["adapted_weights"] = ["dense"]
+                config["config"]["adapted_weights"] = [made_up]
                 del config["config"]["selection"]
                 content = json.dumps(config)
             old.writestr(name, content)

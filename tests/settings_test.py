@@ -103,12 +103,12 @@ def test_a_term_of_the_support_loss_takes_one_class(inner_steps):
     meta_model.compile("sgd", "mse")
     x, y = regression_batch(tasks=2)
     data = tf.nest.map_structure(tf.constant, (x, y))
-    mean, _ = meta_model._step(data, training=True)
+    mean = meta_model._step(data, training=True)[0].mean
     variable = meta_model.learner.trainable_variables[0]
     start, losses = variable.numpy(), []
     for change in (1e-2, -1e-2):
         variable.assign(start + change)
-        losses.append(float(meta_model._step(data, False)[0]["loss"]))
+        losses.append(float(meta_model._step(data, False)[0].mean["loss"]))
     assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(
         float(tf.reduce_sum(mean["gradients"].weights[0])), rel=2e-2
     )

@@ -22,7 +22,7 @@ class AdaptedTask(NamedTuple):
         positions: list of ints, the positions of adapted weights in `weights`.
         support_loss: function `(weights)` that returns the loss of the whole
             support set, without the term of the meta-gradient.
-        watched: tensor, as in `inner_loop.Adapted`.
+        losses, watched: tensors, as in `inner_loop.Adapted`.
         loss_scale: float. The support loss is multiplied by this scale before
             its gradient is taken.
     """
@@ -35,5 +35,6 @@ class AdaptedTask(NamedTuple):
     support_x: Any
     positions: list[int]
     support_loss: Callable[[list[tf.Tensor]], tf.Tensor] | None = None
+    losses: tf.Tensor | None = None
     watched: tf.Tensor | None = None
     loss_scale: float = 1.0

@@ -49,6 +49,8 @@ def check_inputs(x):
     if not isinstance(x, dict):
         raise ValueError(f"{_FORM} Received: x of type {type(x).__name__}")
     missing = [key for key in KEYS if key not in x]
+    # The numbers of episodes are not data, see `meta_step.episode_numbers`.
+    x = {key: value for key, value in x.items() if key != "episode"}
     unknown = [key for key in x if key not in (*KEYS, "support_weight")]
     if missing or unknown:
         raise ValueError(

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maml.engine import contract
+from keras_maml.streams import stream_of
 
 # Which argument limits the steps over a dataset.
 _LIMITS = (
@@ -18,6 +19,8 @@ _LIMITS = (
 
 def checked(method, args, kwargs):
     """Checks a call of a method of `keras.Model`.
+
+    Streams of this library get the numbers of their episodes, for errors.
 
     Args:
         method: `keras.Model.fit`, `evaluate` or `predict`.
@@ -43,6 +46,12 @@ def checked(method, args, kwargs):
             )
     for name in ("x", "y", "sample_weight", "validation_data"):
         _check_dtypes(name, bound.arguments.get(name))
+    if method is keras.Model.predict:
+        return bound
+    for name in ("x", "validation_data"):
+        stream = stream_of(bound.arguments.get(name))
+        if stream is not None and not stream.has_numbers:
+            bound.arguments[name] = stream.numbered()
     return bound
 
 

@@ -19,12 +19,15 @@ class Adapted(NamedTuple):
     Attributes:
         weights: list of tensors, the adapted weights θ_i.
         state: the learner's state after the last step.
+        losses: tensor `(steps,)`, the support loss before each step. It has no
+            gradient.
         watched: tensor `(steps,)`, the value of `watch` before each step. The
             value before the first step is always 0. `None` without `watch`.
     """
 
     weights: list[tf.Tensor]
     state: dict[int, tf.Tensor]
+    losses: tf.Tensor
     watched: tf.Tensor | None
 
 
@@ -104,18 +107,16 @@ def inner_loop(
         state = tf.nest.map_structure(_constant, carry[2])
         carry = (*carry[:2], state)
     weights, _, state = carry
-    watched = None
-    if watch is not None:
-        watched = columns[0] if columns else tf.zeros([0])
-    return Adapted(weights, state, watched)
+    losses, watched = columns or [tf.zeros([0])] * 2
+    return Adapted(weights, state, losses, None if watch is None else watched)
 
 
 class _InnerStep:
     """One gradient step, in the form that `RematerializedLoop` needs.
 
-    The carry is `(weights, optimizer state, learner state)`. The only scalar
-    is the value of `watch`. `fixed` is the structure `(frozen, parameters)`.
-    The other arguments are as in `inner_loop`.
+    The carry is `(weights, optimizer state, learner state)`. The scalars are
+    the support loss and the value of `watch`. `fixed` is the structure
+    `(frozen, parameters)`. The other arguments are as in `inner_loop`.
     """
 
     def __init__(
@@ -131,10 +132,8 @@ class _InnerStep:
     def __call__(self, number, carry, flat_fixed):
         frozen, parameters = tf.nest.pack_sequence_as(self._fixed, flat_fixed)
         weights, optimizer_state, state = carry
-        scalars = []
-        if self._watch is not None:
-            scalars.append(self._watched(number, weights, state, frozen))
-        gradients, state = self._gradients(number, weights, state, frozen)
+        watched = self._watched(number, weights, state, frozen)
+        loss, gradients, state = self._gradients(number, weights, state, frozen)
         # As in Keras, derivatives do not go through moving averages.
         state = tf.nest.map_structure(_constant, state)
         if not self._second_order:
@@ -146,11 +145,11 @@ class _InnerStep:
             number,
             *([parameters] if parameters else []),
         )
-        return (weights, optimizer_state, state), scalars
+        return (weights, optimizer_state, state), [loss, watched]
 
     def _watched(self, number, weights, state, frozen):
         floatx = keras.backend.floatx()
-        if isinstance(number, int) and number == 0:
+        if self._watch is None or isinstance(number, int) and number == 0:
             return tf.zeros([], floatx)
         return tf.cast(self._watch(number, weights, state, frozen), floatx)
 
@@ -158,9 +157,10 @@ class _InnerStep:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             loss, state = self._support_loss(number, weights, state, frozen)
+            scaled = loss
             if self._loss_scale != 1.0:
-                loss *= self._loss_scale
-        gradients = tape.gradient(loss, weights)
+                scaled = loss * self._loss_scale
+        gradients = tape.gradient(scaled, weights)
         if all(gradient is None for gradient in gradients):
             raise ValueError(
                 "The inner loss does not depend on any weight that adapts, so "
@@ -173,7 +173,8 @@ class _InnerStep:
         gradients = [dense(g, w) for g, w in zip(gradients, weights)]
         if self._loss_scale != 1.0:
             gradients = [gradient / self._loss_scale for gradient in gradients]
-        return gradients, state
+        loss = tf.cast(tf.stop_gradient(loss), keras.backend.floatx())
+        return loss, gradients, state
 
 
 def _constant(tensor):

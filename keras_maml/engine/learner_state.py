@@ -19,7 +19,7 @@ def averageable_state(learner, state):
     }
 
 
-def assign_state(learner, mean_state, per_step_statistics):
+def assign_state(learner, mean_state, per_step_statistics, has_stepped=None):
     """Assigns the mean of the state over tasks, and advances every seed.
 
     Args:
@@ -28,6 +28,8 @@ def assign_state(learner, mean_state, per_step_statistics):
             all replicas.
         per_step_statistics: dict, from a position in the state to the
             variable that replaces the learner's variable.
+        has_stepped: bool tensor. With `False`, only the seeds change. `None`
+            stands for `True`.
     """
     variables = list(learner.non_trainable_variables)
     for i, variable in per_step_statistics.items():
@@ -35,5 +37,8 @@ def assign_state(learner, mean_state, per_step_statistics):
     for i, value in mean_state.items():
         if not tf.as_dtype(variables[i].dtype).is_floating:
             value = tf.round(value)
-        variables[i].assign(tf.cast(value, variables[i].dtype))
+        value = tf.cast(value, variables[i].dtype)
+        if has_stepped is not None:
+            value = tf.where(has_stepped, value, variables[i].value)
+        variables[i].assign(value)
     seeds.advance(learner)

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_maml import adaptation
+from keras_maml.engine import bad_tasks
 from keras_maml.engine import combinations
 from keras_maml.engine import inner_loss
 from keras_maml.engine import learner_checks
@@ -39,6 +40,9 @@ class MetaState:
             setting for some epochs, see `FirstOrderUntil`; or `None`.
         task_losses: list of tensors, the learner's regularisers and
             `add_loss` terms in the task that is being traced; or `None`.
+        bad_tasks: a `BadTasks`.
+        skipped_tasks: the metric that counts tasks that are left out, or
+            `None` with `bad_tasks="raise"`.
         output_shapes: dict, the shapes of the learner's outputs for inputs
             that were seen, see `targets`.
     """
@@ -54,6 +58,10 @@ class MetaState:
         self.input_signature = None
         self.meta_gradient_for_now = None
         self.task_losses = None
+        self.bad_tasks = bad_tasks.BadTasks()
+        self.skipped_tasks = None
+        if meta_model.bad_tasks == "skip":
+            self.skipped_tasks = keras.metrics.Sum(name="skipped_tasks")
         self.output_shapes = {}
         self._learner_variables = []
         self._saved_selection = None

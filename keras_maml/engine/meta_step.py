@@ -1,12 +1,40 @@
 """The losses and gradients of the tasks of one meta-batch."""
 
+from typing import Any
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
+from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import functional
 from keras_maml.engine import learner_state
 from keras_maml.engine.replicas import number_of_replicas
+
+
+class StepResult(NamedTuple):
+    """The result of a `MetaStep`.
+
+    With `bad_tasks="skip"`, all fields are of the tasks that are not left out.
+
+    Attributes:
+        y_pred: structure of tensors `(T, Q, ...)`, the predictions.
+        y, sample_weight: the targets of these predictions, and their weights
+            or `None`.
+        mean: dict of means over tasks: `"loss"`, and in training
+            `"gradients"` (a `Theta`) and `"state"`.
+        count: scalar, the number of tasks.
+        healthy: bool tensor, `False` if the step must change nothing. `None`
+            if the step has failed by then.
+    """
+
+    y_pred: Any
+    y: Any
+    sample_weight: Any
+    mean: dict[str, Any]
+    count: tf.Tensor
+    healthy: tf.Tensor | None
 
 
 class MetaStep:
@@ -14,8 +42,9 @@ class MetaStep:
 
     Args:
         meta_model: a built `MetaModel`.
-        tasks: dict of `"x"`, the inputs of the meta-batch, and `"number"`, the
-            numbers of the tasks.
+        tasks: dict of `"x"`, the inputs of the meta-batch, `"number"`, the
+            numbers of the tasks, and optionally `"episode"`, the numbers of
+            their episodes.
         y: structure of tensors, the query targets.
         sample_weight: the weights of the query targets, or `None`.
         training: bool. Whether to compute gradients.
@@ -32,6 +61,13 @@ class MetaStep:
         self._task_learner = self._state.task_learner(
             training=training, support_y=tasks["x"]["support_y"]
         )
+        # The sums over tasks that must be finite. A scaled gradient that
+        # overflows is the business of its optimizer.
+        self._checked = ["probes", "loss", "state"]
+        if not isinstance(
+            meta_model.optimizer, keras.optimizers.LossScaleOptimizer
+        ):
+            self._checked.append("gradients")
         # The weight of the query loss after each inner step, or `None`.
         self._step_weights = None
         if training and meta_model.inner_steps:
@@ -46,34 +82,188 @@ class MetaStep:
         task frees its memory before the next task starts.
 
         Returns:
-            A tuple `(y_pred, mean)`. `y_pred` are the predictions
-            `(T, Q, ...)`. `mean` is a dict of means over tasks: `"loss"`, and
-            in training `"gradients"` (a `Theta`) and `"state"`. It also holds
-            `"count"`, the number of tasks.
+            A `StepResult`.
         """
-        run_task = self._gradient if self._training else self._loss
-        (y_pred, masks), mean = self._model.map_tasks(
-            run_task, self._tasks, self._training
+        healthy = None
+        skips = self._model.bad_tasks == "skip"
+        if compiles_whole_step(self._model):
+            if skips:
+                raise ValueError(
+                    '`bad_tasks="skip"` needs meta-batches whose size changes, '
+                    "which XLA cannot compile. Compile the model with "
+                    '`jit_compile="auto"`, or pass `bad_tasks="raise"`. '
+                    "Received: jit_compile=True"
+                )
+            each, total, _ = self._map(self._good_task)
+            each = {**each, **self._targets()}
+            healthy = self._state.bad_tasks.report_first(
+                each["finite"], self._tasks.get("episode")
+            )
+        else:
+            xla_fn = self._xla_task if self._training else None
+            each, total, finite = self._map(self._task, xla_fn=xla_fn)
+            each = {**each, **self._targets()}
+            # The sum of what is looked at means nothing.
+            del total["probes"]
+            if skips:
+                each, total, finite = tf.cond(
+                    finite, lambda: (each, total, finite), self._without_bad
+                )
+            each, total = self.stop_unless(finite, (each, total))
+        count = total.pop("count")
+        mean = tf.nest.map_structure(
+            lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
         )
-        functional.set_masks(y_pred, masks)
-        mean["count"] = tf.shape(self._tasks["number"])[0]
         if self._training:
             # Context parameters start from 0 in each task.
             weights = mean["gradients"].weights
             for i in self._task_learner.context:
                 weights[i] = tf.zeros_like(weights[i])
-        return y_pred, mean
+        functional.set_masks(each["y_pred"], each["masks"])
+        return StepResult(
+            each["y_pred"],
+            each["y"],
+            each.get("sample_weight"),
+            mean,
+            count,
+            healthy,
+        )
+
+    def find_bad(self):
+        """Returns the first `BadTask`. Runs eagerly, one task at a time."""
+        episodes = self._tasks.get("episode")
+        for i in range(len(self._tasks["number"])):
+            task = tf.nest.map_structure(lambda t, i=i: t[i], self._tasks)
+            _, adapted, summed = self._run_task(task)
+            finite = self._finite_parts(task, adapted, summed).numpy()
+            if not finite.all():
+                return bad_tasks.BadTask(
+                    i,
+                    bad_tasks.PARTS[finite.argmin()],
+                    -1 if episodes is None else int(episodes[i]),
+                )
+        return bad_tasks.BadTask(-1, "mean over tasks")
+
+    def stop_unless(self, healthy, results):
+        """Returns `results` after a check that fails the step."""
+        if tf.executing_eagerly():
+            if not healthy:
+                raise self.find_bad().error(self._model.bad_tasks)
+            return results
+
+        def stop():
+            self._state.bad_tasks.stop(self._tasks)
+            return False
+
+        check = tf.cond(healthy, lambda: True, stop)
+        with tf.control_dependencies([check]):
+            return tf.nest.map_structure(tf.identity, results)
+
+    # -- All tasks
+
+    def _map(self, fn, **kwargs):
+        return self._model.map_tasks(
+            fn,
+            self._tasks,
+            checked=lambda total: [
+                total[key] for key in self._checked if key in total
+            ],
+            **kwargs,
+        )
+
+    def _targets(self):
+        return {
+            key: self._tasks[key]
+            for key in ("y", "sample_weight")
+            if key in self._tasks
+        }
+
+    def _without_bad(self):
+        """Runs all tasks again, and returns the results of the good ones."""
+        each, total, finite = self._map(self._good_task)
+        good = tf.reduce_all(each.pop("finite"), -1)
+        each = tf.nest.map_structure(
+            lambda t: tf.boolean_mask(t, good), {**each, **self._targets()}
+        )
+        return each, total, finite
+
+    # -- One task
+
+    def _task(self, task):
+        """Returns one task's outputs, and what is summed over tasks."""
+        return self._summary(task, with_sources=True)
+
+    def _xla_task(self, task):
+        # TensorFlow's kernels for CPUs may turn NaN into 0 on the way to a
+        # loss, so what a loss depends on is looked at too. XLA's do not.
+        return self._summary(task, with_sources=False)
+
+    def _summary(self, task, with_sources):
+        outputs, adapted, summed = self._run_task(task)
+        # Masks are attached to tensors, and stacking tasks makes new tensors.
+        each = {"y_pred": outputs, "masks": functional.masks(outputs)}
+        summed["count"] = tf.ones([])
+        summed["probes"] = [adapted.losses]
+        if with_sources:
+            summed["probes"] += self._sources(task, adapted)
+        summed["probes"] = bad_tasks.probe(summed["probes"])
+        return each, summed
+
+    def _good_task(self, task):
+        """Returns the results of a good task, and zeros for a bad one."""
+        outputs, adapted, summed = self._run_task(task)
+        finite = self._finite_parts(task, adapted, summed)
+        is_good = tf.reduce_all(finite)
+        summed["count"] = tf.ones([])
+        each = {
+            "y_pred": outputs,
+            "masks": functional.masks(outputs),
+            "finite": finite,
+        }
+        return each, tf.nest.map_structure(
+            lambda t: tf.where(is_good, t, tf.zeros_like(t)), summed
+        )
+
+    def _finite_parts(self, task, adapted, summed):
+        """Returns whether each of `bad_tasks.PARTS` is finite."""
+        support, query, weights = self._sources(task, adapted)
+        gradients = summed.get("gradients", ())
+        parts = [
+            [support, adapted.losses],
+            [query, summed["loss"]],
+            [weights, gradients if "gradients" in self._checked else ()],
+            summed.get("state", ()),
+        ]
+        return tf.stack([bad_tasks.all_finite(part) for part in parts])
+
+    def _sources(self, task, adapted):
+        """Returns what a task's support loss, query loss and gradient need."""
+        return (
+            bad_tasks.learned_from(task["x"]),
+            [task["x"]["query_x"], task["y"]],
+            bad_tasks.moved(adapted),
+        )
+
+    def _run_task(self, task):
+        return self._gradient(task) if self._training else self._loss(task)
 
     def _loss(self, task):
-        """Returns one task's outputs, and its loss."""
-        loss, output = self._query_loss(self._adapt(self._theta, task), task)
-        return _outputs(output), {"loss": loss}
+        """Returns one task's outputs, the `AdaptedTask`, and the loss."""
+        adapted = self._adapt(self._theta, task)
+        loss, output = self._query_loss(adapted, task)
+        return output.outputs, adapted, {"loss": loss}
 
     def _gradient(self, task):
-        """Returns one task's outputs, and its loss, gradients and state."""
+        """Returns the same as `_loss`, with the gradients and the state."""
+        adapted_tasks = []
+
+        def adapt(theta):
+            adapted_tasks.append(self._adapt(theta, task))
+            return adapted_tasks[-1]
+
         loss, output, gradients = self._state.meta_gradient(
             self._theta,
-            lambda theta: self._adapt(theta, task),
+            adapt,
             lambda adapted: self._outer_loss(adapted, task),
             self._model.optimizer.scale_loss,
             self._weight(task),
@@ -81,11 +271,8 @@ class MetaStep:
         state = learner_state.averageable_state(
             self._model.learner, output.state
         )
-        return _outputs(output), {
-            "loss": loss,
-            "gradients": gradients,
-            "state": state,
-        }
+        summed = {"loss": loss, "gradients": gradients, "state": state}
+        return output.outputs, adapted_tasks[0], summed
 
     def _adapt(self, theta, task):
         meta_gradient = self._state.meta_gradient
@@ -143,6 +330,15 @@ class MetaStep:
         return tf.add_n(means) / len(means) if means else tf.ones([], floatx)
 
 
+def compiles_whole_step(meta_model):
+    """Returns whether XLA compiles whole steps, which cannot fail then."""
+    strategy = tf.distribute.get_strategy()
+    return not tf.executing_eagerly() and (
+        meta_model.jit_compile is True
+        or isinstance(strategy, tf.distribute.TPUStrategy)
+    )
+
+
 def check_reduction(loss):
     """Raises `ValueError` if replicas would make a loss larger.
 
@@ -165,14 +361,15 @@ def check_reduction(loss):
             )
 
 
+def episode_numbers(data):
+    """Returns a dict of the numbers of a meta-batch's episodes, if it has."""
+    x = keras.utils.unpack_x_y_sample_weight(data)[0]
+    return {"episode": x["episode"]} if "episode" in x else {}
+
+
 def unpack(data):
     """Checks a meta-batch, and returns `(x, y, sample_weight)`."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     x = contract.check_inputs(x)
     y, sample_weight = contract.check_targets(x, y, sample_weight)
     return x, y, sample_weight
-
-
-def _outputs(output):
-    # Masks are attached to tensors, and stacking tasks makes new tensors.
-    return output.outputs, functional.masks(output.outputs)

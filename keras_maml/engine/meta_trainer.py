@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_maml import keras_distribution
 from keras_maml import keras_internals
+from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import fit_arguments
 from keras_maml.engine import learner_checks
@@ -88,7 +89,8 @@ class MetaTrainer(
                 to its `evaluation_steps` otherwise.
 
         Returns:
-            The learner's outputs, `(T, Q, ...)`.
+            The learner's outputs, `(T, Q, ...)`. They are NaN for a task whose
+            support set or adapted weights are not finite.
         """
         tasks = self._tasks(contract.check_inputs(inputs))
         tasks["x"], _ = targets.checked(self, tasks["x"])
@@ -102,34 +104,19 @@ class MetaTrainer(
         def task_outputs(task):
             adapted = task_learner.adapt(theta, task, derive_data=True)
             output = task_learner.predict(adapted, task["x"]["query_x"])
-            return output.outputs, ()
+            outputs = bad_tasks.nan_if_bad(task["x"], adapted, output.outputs)
+            return outputs, ()
 
         return self.map_tasks(task_outputs, tasks)[0]
 
     def train_step(self, data):
-        mean, logs = self._step(data, training=True)
-        # Keras builds the optimizer of a loaded model in this order.
-        variables = map(id, tf.nest.flatten(self.meta_state.variables()))
-        gradients = dict(
-            zip(variables, tf.nest.flatten(mean["gradients"]), strict=True)
-        )
-        if self.trainable_variables:
-            optimizer = self.optimizer
-            if replicas.number_of_replicas() > 1:
-                optimizer = keras_distribution.without_summing(optimizer)
-            optimizer.apply_gradients(
-                (gradients[id(v)], v) for v in self.trainable_variables
-            )
+        result, logs = self._step(data, training=True)
+        if result.healthy is None:
+            # Not before it is known that no task is bad.
+            with tf.control_dependencies(tf.nest.flatten(result.mean)[:1]):
+                self._update(result)
         else:
-            # As Keras does.
-            warnings.warn(
-                "The model does not have any trainable weights.", stacklevel=2
-            )
-        learner_state.assign_state(
-            self.learner,
-            mean["state"],
-            self.meta_state.statistics,
-        )
+            tf.cond(result.healthy, lambda: self._update(result), lambda: None)
         return logs
 
     def test_step(self, data):
@@ -141,7 +128,23 @@ class MetaTrainer(
         if not force and self.meta_state.meta_gradient_for_now is not None:
             self.meta_state.meta_gradient_for_now = None
             force = True
-        return super().make_train_function(force)
+        before = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not before:
+            self.train_function = self._reporting(self.train_function, True)
+        return self.train_function
+
+    def make_test_function(self, force=False):
+        before = self.test_function
+        super().make_test_function(force)
+        if self.test_function is not before:
+            self.test_function = self._reporting(self.test_function, False)
+        return self.test_function
+
+    @property
+    def metrics(self):
+        skipped = self.meta_state.skipped_tasks
+        return super().metrics + ([] if skipped is None else [skipped])
 
     @property
     def losses(self):
@@ -152,21 +155,30 @@ class MetaTrainer(
         task_losses = self.meta_state.task_losses
         return super().losses if task_losses is None else task_losses
 
-    def map_tasks(self, fn, tasks, training=False):
-        """Runs `fn` on every task of a meta-batch, see `task_map.map_tasks`."""
+    def map_tasks(self, fn, tasks, checked=lambda total: (), xla_fn=None):
+        """Runs `fn` on every task of a meta-batch, see `task_map.map_tasks`.
+
+        Args:
+            fn: see `task_map.map_tasks`.
+            tasks: see `task_map.map_tasks`.
+            checked: see `task_map.map_tasks`.
+            xla_fn: function that takes the place of `fn` if the tasks run as
+                one program. `None` if they must not: only training has many
+                steps of one size, for which compiling pays.
+        """
         parallelism = self.task_parallelism or available_processors()
 
         def run(vectorize):
             return task_map.map_tasks(
-                fn,
+                xla_fn if vectorize else fn,
                 tasks,
                 parallelism=parallelism,
                 vectorize=vectorize,
                 jit_compile=self.jit_compile is not False,
+                checked=checked,
             )
 
-        # Only training has many steps of one size, for which compiling pays.
-        if not training or self.task_map == "loop":
+        if xla_fn is None or self.task_map == "loop":
             return run(vectorize=False)
         if self.task_map == "vectorized":
             return run(vectorize=True)
@@ -200,13 +212,13 @@ class MetaTrainer(
         return check(data)
 
     def _step(self, data, training):
-        """Returns the means over the tasks of a meta-batch, and the logs.
+        """Returns the `StepResult` of a meta-batch, and the logs.
 
-        The tasks are those of all replicas, and so are the logs.
+        Its means are over the tasks of all replicas, and so are the logs.
         """
         meta_step.check_reduction(self.loss)
         x, y, sample_weight = meta_step.unpack(data)
-        tasks = self._tasks(x)
+        tasks = {**self._tasks(x), **meta_step.episode_numbers(data)}
         tasks["x"], y_checked = targets.checked(
             self, tasks["x"], y, sample_weight
         )
@@ -215,23 +227,82 @@ class MetaTrainer(
         step = meta_step.MetaStep(
             self, tasks, y_checked, sample_weight, training
         )
-        y_pred, mean = step.run()
+        result = step.run()
         metrics = keras_internals.unbuilt_metrics(self)
         if metrics is not None:
-            _build(metrics, y, y_pred)
-        count = mean.pop("count")
+            _build(metrics, result.y, result.y_pred)
         keras_internals.loss_tracker(self).update_state(
-            mean["loss"], sample_weight=count
+            result.mean["loss"], sample_weight=result.count
         )
-        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        mean, values = replicas.mean_over_tasks(
-            mean, count, replicas.metric_values(self.metrics)
+        if self.meta_state.skipped_tasks is not None:
+            all_tasks = tf.shape(tasks["number"])[0]
+            self.meta_state.skipped_tasks.update_state(
+                tf.cast(all_tasks, result.count.dtype) - result.count
+            )
+        logs = self.compute_metrics(
+            x, result.y, result.y_pred, sample_weight=result.sample_weight
         )
+        mean, (values, all_tasks) = replicas.mean_over_tasks(
+            result.mean,
+            result.count,
+            (replicas.metric_values(self.metrics), result.count),
+        )
+        if self.bad_tasks == "skip":
+            # Else nothing is left to take the mean of.
+            mean = step.stop_unless(all_tasks > 0, mean)
         # A metric of one replica knows nothing of the others.
         logs |= replicas.with_metric_values(
             self.metrics, values, self.get_metrics_result
         )
-        return mean, logs
+        return result._replace(mean=mean), logs
+
+    def _update(self, result):
+        """Takes the outer step."""
+        optimizer = self.optimizer
+        steps_before = None
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            steps_before = tf.identity(optimizer.iterations)
+        # Keras builds the optimizer of a loaded model in this order.
+        variables = map(id, tf.nest.flatten(self.meta_state.variables()))
+        gradients = tf.nest.flatten(result.mean["gradients"])
+        gradients = dict(zip(variables, gradients, strict=True))
+        if self.trainable_variables:
+            if replicas.number_of_replicas() > 1:
+                optimizer = keras_distribution.without_summing(optimizer)
+            optimizer.apply_gradients(
+                (gradients[id(v)], v) for v in self.trainable_variables
+            )
+        else:
+            # As Keras does.
+            warnings.warn(
+                "The model does not have any trainable weights.", stacklevel=2
+            )
+        has_stepped = None
+        if steps_before is not None and self.trainable_variables:
+            # The optimizer leaves out a step whose scaled gradient overflows.
+            has_stepped = self.optimizer.iterations > steps_before
+        learner_state.assign_state(
+            self.learner,
+            result.mean["state"],
+            self.meta_state.statistics,
+            has_stepped,
+        )
+
+    def _reporting(self, function, training):
+        """Returns a traced step that says which task is bad."""
+        if self.jit_compile is True:
+            self.meta_state.bad_tasks.build_report()
+
+        def find(batch):
+            batch = dict(batch)
+            y, sample_weight = batch.pop("y"), batch.pop("sample_weight", None)
+            return meta_step.MetaStep(
+                self, batch, y, sample_weight, training
+            ).find_bad()
+
+        return self.meta_state.bad_tasks.reporting(
+            function, find, self.bad_tasks
+        )
 
     def _prepare_optimizer(self):
         if learner_checks.is_half(self.learner) and not isinstance(

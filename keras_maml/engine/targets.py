@@ -14,6 +14,7 @@ from keras_maml.engine import functional
 from keras_maml.engine import loss_rules
 from keras_maml.engine import prototypes
 from keras_maml.engine import run_time_checks
+from keras_maml.engine import weightless
 from keras_maml.engine.loss_rules import LossRule
 
 
@@ -49,13 +50,15 @@ def checked(meta_model, x, y=None, sample_weight=None):
         sample_weight: structure of tensors, the weights of `y`, or `None`.
 
     Returns:
-        A tuple `(x, y)`. If a label of weight 0 is no class, it is 0 in them,
-        so that a loss can read it. In a graph, they are read after the checks
+        A tuple `(x, y)`. Rows of weight 0 are filled, see `weightless`. If a
+        label of weight 0 is still no class, it is 0, so that a loss can read
+        it. In a graph, they are read after the checks
         of what the trace did not know.
 
     Raises:
         ValueError: if a target does not fit.
     """
+    x, y = weightless.filled(x, y, sample_weight)
     weight = x.get("support_weight")
     compiled_loss = getattr(meta_model, "loss", None)
     classes = None

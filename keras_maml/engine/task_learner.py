@@ -135,6 +135,7 @@ class TaskLearner:
             support_loss=lambda weights: loss.on_whole_support_set(
                 weights, adapted.state
             ),
+            losses=adapted.losses,
             watched=adapted.watched,
             loss_scale=self._loss_scale,
         )

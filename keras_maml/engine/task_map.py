@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_maml import tensorflow_internals
+from keras_maml.engine import bad_tasks
 from keras_maml.engine.processors import available_processors
 
 MODES = ("auto", "loop", "vectorized")
@@ -102,7 +103,15 @@ _MAX_CHUNK = 32
 _MAX_REASON = 120
 
 
-def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
+def map_tasks(
+    fn,
+    tasks,
+    *,
+    parallelism,
+    vectorize=False,
+    jit_compile=True,
+    checked=lambda total: (),
+):
     """Runs `fn` on every task. Memory does not grow with the number of tasks.
 
     Up to `parallelism` tasks, or chunks of tasks, use memory at the same time.
@@ -119,27 +128,32 @@ def map_tasks(fn, tasks, *, parallelism, vectorize=False, jit_compile=True):
             `parallelism` chunks may run at the same time, and the number of
             tasks must be known. Has no effect in eager execution.
         jit_compile: bool. Whether XLA compiles the chunks.
+        checked: function of the sum of the second results that returns a
+            structure of tensors, see "Returns".
 
     Returns:
-        A tuple `(each, mean)`: the first results stacked along a new task
-        axis, and the mean over tasks of the second results.
+        A tuple `(each, total, finite)`: the first results stacked along a new
+        task axis, the sum over tasks of the second results, and a bool tensor,
+        whether all of `checked` is finite.
 
     Raises:
         VectorizationError: if `fn` has an operation that cannot be
             vectorized or compiled, or if the number of tasks is unknown.
     """
-    count = tf.shape(tf.nest.flatten(tasks)[0])[0]
+    if not tf.executing_eagerly() and vectorize:
+        return _chunks(fn, tasks, parallelism, jit_compile, checked)
     if tf.executing_eagerly():
-        each, total = _unrolled(fn, tasks, int(count))
-    elif vectorize:
-        each, total = _chunks(fn, tasks, parallelism, jit_compile)
+        each, total = _unrolled(fn, tasks, len(tf.nest.flatten(tasks)[0]))
     else:
-        each, total = _while_loop(
-            tf.function(fn, autograph=False), tasks, parallelism
-        )
-    return each, tf.nest.map_structure(
-        lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
-    )
+        each, total = _while_loop(_as_function(fn), tasks, parallelism)
+    return each, total, bad_tasks.all_finite(checked(total))
+
+
+def _as_function(fn):
+    # A function that has been traced is not traced again.
+    if isinstance(fn, tf.types.experimental.PolymorphicFunction):
+        return fn
+    return tf.function(fn, autograph=False)
 
 
 def _unrolled(fn, tasks, count):
@@ -161,7 +175,7 @@ def _unrolled(fn, tasks, count):
     return tf.nest.map_structure(lambda *t: tf.stack(t), *results), total
 
 
-def _chunks(fn, tasks, parallelism, jit_compile):
+def _chunks(fn, tasks, parallelism, jit_compile, checked):
     """Runs chunks of tasks, each chunk as one vectorized program."""
     count = tf.nest.flatten(tasks)[0].shape[0]
     if not count:
@@ -190,16 +204,16 @@ def _chunks(fn, tasks, parallelism, jit_compile):
 
     counts = tf.reshape(tf.range(padded_count) < count, [chunks, size])
     parts = {"tasks": tf.nest.map_structure(split, tasks), "counts": counts}
-    run = _chunk_program(fn, parts, jit_compile)
+    run = _chunk_program(fn, parts, jit_compile, checked)
     if chunks <= parallelism:
         # All chunks run at the same time, so no loop limits them.
-        each, total = _unrolled(run, parts, chunks)
+        each, (total, not_finite) = _unrolled(run, parts, chunks)
     else:
-        each, total = _while_loop(run, parts, parallelism)
-    return tf.nest.map_structure(join, each), total
+        each, (total, not_finite) = _while_loop(run, parts, parallelism)
+    return tf.nest.map_structure(join, each), total, not_finite == 0
 
 
-def _chunk_program(fn, parts, jit_compile):
+def _chunk_program(fn, parts, jit_compile, checked):
     """Returns a function that runs `fn` on all tasks of a chunk."""
 
     def run(chunk):
@@ -225,9 +239,12 @@ def _chunk_program(fn, parts, jit_compile):
                     raise
                 operation = list_loop or log.operation(error)
                 raise _unvectorized(_reason(operation, error)) from error
-        return each, tf.nest.map_structure(
+        total = tf.nest.map_structure(
             lambda t: _sum_of_counted(t, chunk["counts"]), summed
         )
+        # Here, and not after the program, because it costs nothing here.
+        finite = bad_tasks.all_finite(checked(total))
+        return each, (total, 1 - tf.cast(finite, tf.int32))
 
     program = tf.function(run, autograph=False, jit_compile=jit_compile)
     if jit_compile:

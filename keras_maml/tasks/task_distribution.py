@@ -20,6 +20,9 @@ BLOCK = 64
 # on an accelerator.
 _ALGORITHM = "philox"
 
+# The key of an episode's number among its drawn numbers.
+_NUMBER = "episode number"
+
 # `(x, y)`, where `x` has "support_x", "support_y" and "query_x". `Episode` is
 # one episode; `EpisodeTensors` has a leading axis of episodes.
 Episode = tuple[dict[str, np.ndarray], np.ndarray]
@@ -77,7 +80,7 @@ class TaskDistribution:
             autograph=False,
         )
         self._realize_function = tf.function(
-            lambda drawn: self._realize(drawn), autograph=False
+            self._realize_numbered, autograph=False
         )
 
     def episode(self, index: int) -> Episode:
@@ -138,13 +141,12 @@ class TaskDistribution:
         start = check_integer("start", start, minimum=0)
         if count is not None:
             count = check_integer("count", count)
-        stream = EpisodeStream(self.batch, tasks, count, start, self._slices)
-        return stream.mark(self._slices(tasks, count, start, 0, tasks))
+        return EpisodeStream(self._slices, tasks, count, start).dataset()
 
-    def _slices(self, tasks, count, start, low, high):
-        """Streams the episodes `low` to `high - 1` of each meta-batch."""
+    def _slices(self, tasks, count, start, low, high, numbered):
+        """Returns a dataset. See `EpisodeStream`."""
         size = high - low
-        dataset = self._draw_episodes(start, count)
+        dataset = self._draw_episodes(start, count, numbered)
         if size < tasks:
             # Before the data of the episodes is made.
             dataset = dataset.rebatch(tasks).map(
@@ -187,13 +189,19 @@ class TaskDistribution:
         """Turns drawn numbers into the data of their episodes."""
         raise NotImplementedError
 
+    def _realize_numbered(self, drawn):
+        drawn = dict(drawn)
+        number = drawn.pop(_NUMBER, None)
+        x, y = self._realize(drawn)
+        return (x if number is None else {**x, "episode": number}), y
+
     def _drawn(self, index: int) -> dict[str, np.ndarray]:
         """Returns the random numbers of one episode."""
         index = check_integer("index", index, minimum=0)
         drawn = next(iter(self._draw_episodes(index, 1)))
         return _without_first_axis(drawn)
 
-    def _draw_episodes(self, start, count):
+    def _draw_episodes(self, start, count, numbered=False):
         """Streams the drawn numbers of episodes, any number at a time."""
         first = start // BLOCK
         if count is None:
@@ -207,7 +215,10 @@ class TaskDistribution:
             drawn = self._draw_function(block)
             low = tf.maximum(start - block * BLOCK, 0)
             high = tf.minimum(end - block * BLOCK, BLOCK)
-            return {name: value[low:high] for name, value in drawn.items()}
+            drawn = {name: value[low:high] for name, value in drawn.items()}
+            if numbered:
+                drawn[_NUMBER] = block * BLOCK + tf.range(low, high)
+            return drawn
 
         return parallel_map(blocks, draw)
 

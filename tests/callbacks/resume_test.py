@@ -104,6 +104,10 @@ def keras_model():
 
 def numbers(tasks, count=None, start=0):
     """A stream of (x, y) that costs less than one of tasks."""
+    return EpisodeStream(points, tasks, count, start).dataset()
+
+
+def points(tasks, count, start, low, high, numbered):
     end = start + (10_000 if count is None else count)
 
     def point(i):
@@ -116,7 +120,7 @@ def numbers(tasks, count=None, start=0):
             tf.data.INFINITE_CARDINALITY
         )
         dataset = dataset.apply(endless)
-    return EpisodeStream(numbers, tasks, count, start).mark(dataset)
+    return dataset
 
 
 def keras_fit(model, *callbacks, dataset=None, epochs=3, **kwargs):
@@ -413,6 +417,31 @@ def test_a_complete_run_is_loaded_and_can_be_longer(path):
     assert_equal(state(longer)[:4], state(unbroken)[:4])
     with pytest.raises(ValueError, match="beyond `epochs`: it has trained 3"):
         keras_fit(keras_model(), Resume(path), epochs=2)
+
+
+def test_a_run_within_the_epoch_behind_the_last_is_refused(path):
+    with pytest.raises(InterruptError):
+        keras_fit(keras_model(), Resume(path, 1), Interrupt(10))
+    with pytest.raises(ValueError, match="trained 2 epochs and 1 steps"):
+        keras_fit(keras_model(), Resume(path, 1), epochs=2)
+
+
+def test_two_callbacks_of_a_class_get_their_own_states(path):
+    class Named(keras.callbacks.Callback):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def get_state(self):
+            return {"name": self.name}
+
+        def set_state(self, state):
+            self.name = state["name"]
+
+    keras_fit(keras_model(), Named("a"), Named("b"), Resume(path), epochs=1)
+    new = Named("new"), Named("new")
+    keras_fit(keras_model(), *new, Resume(path), epochs=2)
+    assert [callback.name for callback in new] == ["a", "b"]
 
 
 def test_resume_fits_every_model(path):

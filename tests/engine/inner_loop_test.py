@@ -12,6 +12,7 @@ from keras_maml.engine import task_learner
 from keras_maml.engine.inner_loop import inner_loop
 from keras_maml.inner_optimizers import SGD
 from tests.sample_models import class_batch
+from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
 
 
@@ -70,6 +71,84 @@ def test_a_loop_is_vectorized_whose_last_state_is_used():
     np.testing.assert_allclose(
         vectorized(), [gradient(x) for x in data], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("unrolled_steps", [3, 1])
+def test_derivatives_do_not_go_through_the_state(unrolled_steps):
+    # The gradient for w is the state s, and a step keeps the w it began with:
+    # w₁ = w₀ − α s₀, w₂ = w₁ − α w₀, w₃ = w₂ − α w₁. With s as a constant,
+    # as Keras has it for moving averages, dw₃/dw₀ = 1. Through s it would be
+    # 1 − 2α = 0.
+    def loss(number, weights, state, frozen):
+        return weights[0] * state, weights[0]
+
+    @tf.function(autograph=False)
+    def derivative(start):
+        with tf.GradientTape() as tape:
+            tape.watch(start)
+            [end] = inner_loop(
+                loss,
+                [start],
+                tf.constant(3.0),
+                optimizer=SGD(0.5),
+                steps=3,
+                second_order=True,
+                unrolled_steps=unrolled_steps,
+            ).weights
+        return end, tape.gradient(end, start)
+
+    end, slope = derivative(tf.constant(2.0))
+    # w: 2, 0.5, -0.5, -0.75.
+    np.testing.assert_allclose([end, slope], [-0.75, 1.0])
+
+
+class RunningMean(keras.layers.Layer):
+    """Subtracts the mean of what it has seen so far."""
+
+    def build(self, input_shape):
+        self.mean = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="mean"
+        )
+
+    def call(self, x):
+        y = x - self.mean
+        self.mean.assign(0.5 * (self.mean + tf.reduce_mean(x)))
+        return y
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_a_layer_that_uses_its_state_has_the_gradient_of_nested_tapes(steps):
+    x, y = regression_batch(tasks=1)
+    learner = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1), RunningMean()]
+    )
+    meta_model = keras_maml.MetaModel(
+        learner, inner_optimizer=0.1, inner_steps=steps
+    )
+    meta_model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    start = [tf.constant(w) for w in learner.get_weights()[:2]]
+    meta_model.train_on_batch(x, y)
+
+    def predict(weights, x, mean):
+        output = x @ weights[0] + weights[1]
+        new_mean = 0.5 * (mean + tf.reduce_mean(output))
+        return output - mean, tf.stop_gradient(new_mean)
+
+    with tf.GradientTape() as outer:
+        outer.watch(start)
+        weights, mean = start, tf.constant(0.0)
+        for _ in range(steps):
+            with tf.GradientTape() as inner:
+                inner.watch(weights)
+                output, mean = predict(weights, x["support_x"][0], mean)
+                loss = tf.reduce_mean((output - x["support_y"][0]) ** 2)
+            gradients = inner.gradient(loss, weights)
+            weights = [w - 0.1 * g for w, g in zip(weights, gradients)]
+        output, mean = predict(weights, x["query_x"][0], mean)
+        loss = tf.reduce_mean((output - y[0]) ** 2)
+    expected = [w - g for w, g in zip(start, outer.gradient(loss, start))]
+    for actual, wanted in zip(learner.get_weights(), [*expected, mean]):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_unused_and_sparse_weights():

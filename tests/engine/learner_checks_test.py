@@ -77,6 +77,7 @@ def test_a_draw_without_a_seed_of_the_layer_is_refused():
     meta_model = keras_maml.MetaModel(learner, task_map="loop")
     meta_model.compile("sgd", "mse")
     x, y = regression_batch(tasks=2)
+    x["support_y"] = np.repeat(x["support_y"], 3, -1)
     message = r"give the layer a `keras.random.SeedGenerator` .* Received: "
     with pytest.raises(ValueError, match=message):
         meta_model.train_on_batch(x, np.repeat(y, 3, -1))

@@ -155,6 +155,37 @@ def test_a_frozen_layer_keeps_its_stored_statistics():
     )
 
 
+class Spare(keras.Model):
+    """A model with a layer that it does not call."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = keras.layers.BatchNormalization()
+        self.spare = keras.layers.BatchNormalization()
+        self.head = keras.layers.Dense(1)
+
+    def build(self, input_shape):
+        for layer in (self.used, self.spare, self.head):
+            layer.build(input_shape)
+
+    def call(self, x):
+        return self.head(self.used(x))
+
+
+def test_a_layer_that_is_not_called_has_no_statistics():
+    learner = Spare()
+    learner.build((None, 1))
+    meta_model = keras_maml.MetaModel(
+        learner,
+        adapted_weights=[learner.head],
+        inner_loss="mse",
+        normalization="support",
+    )
+    x, _ = regression_batch(tasks=1)
+    outputs = predictions(meta_model, x)
+    assert outputs.shape == (1, 5, 1)
+
+
 def test_layers_are_left_as_they_were():
     learner = small_mlp(batch_norm=True)
     layer = learner.layers[1]

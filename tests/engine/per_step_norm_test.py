@@ -100,6 +100,20 @@ def test_the_rows_of_a_step_are_used_at_that_step():
     )
 
 
+def test_fewer_steps_than_rows_predict_with_the_row_of_the_last_step():
+    x, y = regression_batch(tasks=1)
+    predictions = []
+    for change in (0.0, 1.0):
+        keras.utils.set_random_seed(0)
+        meta_model = model(inner_steps=3, evaluation_steps=2)
+        for variable in own(meta_model):
+            rows = np.array(variable)
+            rows[2] += change
+            variable.assign(rows)
+        predictions.append(meta_model.predict(x, verbose=0))
+    np.testing.assert_array_equal(*predictions)
+
+
 def test_a_meta_batch_that_is_evaluated_moves_no_average():
     x, y = regression_batch()
     meta_model = model()

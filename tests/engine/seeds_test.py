@@ -98,6 +98,38 @@ def test_prototypes_and_implicit_gradients_draw_their_own():
     assert len(set(recorder.drawn)) == len(recorder.drawn) == 2 * (6 + 1)
 
 
+def test_calls_that_start_from_one_state_draw_their_own():
+    # The state at the end of the inner loop is that of the queries, of the
+    # pass that computes their statistics, and of the implicit gradient's
+    # support loss.
+    meta_model, recorder = recording_model(
+        meta_gradient="implicit", normalization="support"
+    )
+    meta_model.compile(optimizer="sgd", loss="mse", run_eagerly=True)
+    x = {
+        "support_x": np.ones((1, 4, 20), "f"),
+        "support_y": np.ones((1, 4, 3), "f"),
+        "query_x": np.ones((1, 4, 20), "f"),
+    }
+    meta_model.train_on_batch(x, np.ones((1, 4, 3), "f"))
+    assert len(set(recorder.drawn)) == len(recorder.drawn) == 5 + 3
+
+
+def test_a_training_step_moves_the_seeds_by_one_draw():
+    meta_model, recorder = recording_model()
+    meta_model.compile(optimizer="sgd", loss="mse", run_eagerly=True)
+    x = {
+        "support_x": np.ones((3, 4, 20), "f"),
+        "support_y": np.ones((3, 4, 3), "f"),
+        "query_x": np.ones((3, 4, 20), "f"),
+    }
+    seed = recorder.seed_generator.state
+    first, second = np.array(seed).tolist()
+    for step in (1, 2):
+        meta_model.train_on_batch(x, np.ones((3, 4, 3), "f"))
+        assert np.array(seed).tolist() == [first, second + step]
+
+
 def test_steps_of_the_outer_loop_draw_their_own():
     meta_model, recorder = recording_model()
     for _ in range(3):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from keras_maml.engine import loss_rules
 from keras_maml.engine import targets
 from tests.sample_models import assert_same
 from tests.sample_models import class_batch
@@ -155,6 +156,40 @@ def test_every_name_of_the_loss(loss):
     for kwargs in ({"loss": loss}, {"loss": "mse", "inner_loss": loss}):
         with pytest.raises(ValueError, match="the label 9"):
             classifier(**kwargs)(support(9))
+
+
+# These take targets of several shapes, or are bases and functions that are no
+# losses.
+UNRULED = {
+    "CTC",
+    "CategoricalGeneralizedCrossEntropy",
+    "Circle",
+    "Dice",
+    "Loss",
+    "Tversky",
+    "categorical_generalized_cross_entropy",
+    "circle",
+    "ctc",
+    "deserialize",
+    "dice",
+    "get",
+    "serialize",
+    "tversky",
+}
+
+
+def test_the_losses_of_keras_have_rules():
+    names = [name for name in dir(keras.losses) if not name.startswith("_")]
+    unruled = set()
+    for name in names:
+        loss = getattr(keras.losses, name)
+        if isinstance(loss, type):
+            # Not made, because some of them need arguments.
+            loss = object.__new__(loss)
+            loss.ignore_class = None
+        if loss_rules.rule_of(loss) is None:
+            unruled.add(name)
+    assert unruled <= UNRULED
 
 
 def test_a_loss_of_ones_own_may_take_any_label():

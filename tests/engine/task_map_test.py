@@ -23,17 +23,18 @@ def square(task):
 
 @pytest.mark.parametrize("eager", [True, False])
 @pytest.mark.parametrize("parallelism", [1, 4])
-def test_stacks_and_averages(eager, parallelism):
+def test_stacks_and_sums(eager, parallelism):
     a = np.arange(6, dtype="float32").reshape(3, 2)
     tasks = {"a": tf.constant(a), "i": tf.range(3)}
 
     def run():
         return task_map.map_tasks(square, tasks, parallelism=parallelism)
 
-    each, (mean,) = run() if eager else tf.function(run)()
+    each, (total,), finite = run() if eager else tf.function(run)()
     np.testing.assert_array_equal(each["square"], a**2)
     np.testing.assert_array_equal(each["index"], [0, 1, 2])
-    assert float(mean) == np.mean(a.sum(axis=1))
+    assert float(total) == a.sum()
+    assert finite
 
 
 def test_shapes_are_static_where_they_can_be():
@@ -46,7 +47,7 @@ def test_shapes_are_static_where_they_can_be():
     def run(known, unknown):
         shapes = []
         for tensor in (known, unknown):
-            (each,), _ = task_map.map_tasks(
+            (each,), *_ = task_map.map_tasks(
                 lambda t: ((t * 2,), ()), tensor, parallelism=2
             )
             shapes.append(each.shape)
@@ -62,18 +63,18 @@ def test_shapes_are_static_where_they_can_be():
 def test_a_replica_may_have_no_task():
     @tf.function(input_signature=[tf.TensorSpec((None, None, 2))])
     def run(tasks):
-        (each,), (mean,) = task_map.map_tasks(
+        (each,), (total,), _ = task_map.map_tasks(
             lambda t: ((t * 2,), (tf.reduce_sum(t),)), tasks, parallelism=2
         )
-        return each, mean
+        return each, total
 
-    each, mean = run(np.ones((0, 5, 2)))
+    each, total = run(np.ones((0, 5, 2)))
     # The unknown dimension is 1, which fits any.
     assert each.shape == (0, 1, 2)
-    assert float(mean) == 0
-    each, mean = run(np.ones((3, 5, 2)))
+    assert float(total) == 0
+    each, total = run(np.ones((3, 5, 2)))
     assert each.shape == (3, 5, 2)
-    assert float(mean) == 10
+    assert float(total) == 30
 
 
 def test_result_does_not_depend_on_parallelism():
@@ -142,9 +143,9 @@ def test_more_chunks_than_cores_are_a_loop():
             square_each, t, parallelism=2, vectorize=True
         )
     )
-    each, mean = run(tasks)
+    each, total, _ = run(tasks)
     np.testing.assert_allclose(each, tasks**2, rtol=1e-6)
-    np.testing.assert_allclose(mean["sum"], tf.reduce_mean(tasks, 0), atol=1e-6)
+    np.testing.assert_allclose(total["sum"], tf.reduce_sum(tasks, 0), atol=1e-4)
 
 
 def test_auto_vectorizes_what_is_light():
@@ -403,3 +404,22 @@ def test_what_is_wrong_in_both_ways_is_still_an_error():
     meta_model.compile("sgd", wrong)
     with pytest.raises(ValueError, match="Dimensions must be equal"):
         meta_model.train_on_batch(*regression_batch())
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])
+def test_says_whether_what_is_checked_is_finite(vectorize, value):
+    tasks = np.ones((9, 2), "float32")
+    tasks[5, 1] = value
+
+    @tf.function
+    def run(tasks):
+        return task_map.map_tasks(
+            lambda task: ((), {"checked": task, "other": np.nan * task}),
+            tasks,
+            parallelism=2,
+            vectorize=vectorize,
+            checked=lambda total: total["checked"],
+        )
+
+    assert bool(run(tasks)[2]) == np.isfinite(value)

@@ -24,17 +24,6 @@ def meta_model(monkeypatch):
     return meta_model
 
 
-def test_a_stream_may_know_its_meta_batches_only():
-    dataset = keras_maml.tasks.Sinusoid(k_shot=2).batch(4, 9)
-    stream = stream_of(dataset)
-    stream.slices = None
-    parts = [stream.part(i, 3) for i in range(3)]
-    for (x, y), *shares in zip(dataset, *parts, strict=True):
-        np.testing.assert_array_equal(tf.concat([s[1] for s in shares], 0), y)
-        query_x = tf.concat([s[0]["query_x"] for s in shares], 0)
-        np.testing.assert_array_equal(query_x, x["query_x"])
-
-
 def part_of_worker(dataset, worker, number, replicas):
     context = tf.distribute.InputContext(number, worker, replicas)
     return workers.own_part(stream_of(dataset), context)

@@ -100,6 +100,57 @@ def test_relu_equals_tensorflows():
         np.testing.assert_allclose(a, e, rtol=1e-12)
 
 
+def test_resize_has_every_derivative():
+    # Resizing is linear, y = A x. TensorFlow has no second derivative of it.
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((2, 3, 4, 1)), tf.float32)
+
+    def resize(x):
+        return tf.image.resize(x, (5, 6), "bilinear")
+
+    units = tf.reshape(tf.eye(12), (12, 3, 4, 1))
+    matrix = tf.reshape(resize(units), (12, 30))
+    flat = tf.reshape(x, (2, 12))
+    wanted = tf.matmul(tf.cos(flat @ matrix), matrix, transpose_b=True)
+    curved = -tf.sin(flat @ matrix) * (tf.exp(wanted) @ matrix)
+    wanted_second = tf.matmul(curved, matrix, transpose_b=True)
+    with lowering.exact_ops(), tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            loss = tf.reduce_sum(tf.sin(resize(x)))
+        gradient = inner.gradient(loss, x)
+        total = tf.reduce_sum(tf.exp(gradient))
+    for actual, expected in (
+        (gradient, wanted),
+        (outer.gradient(total, x), wanted_second),
+    ):
+        np.testing.assert_allclose(
+            tf.reshape(actual, (2, 12)), expected, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_relu_masks_what_its_gradient_is_multiplied_with():
+    # The derivative for x passes the mask a second time, and that for w not.
+    rng = np.random.default_rng(0)
+    x, w = tf.constant(rng.standard_normal((2, 4, 5)))
+
+    def second():
+        with tf.GradientTape() as outer:
+            outer.watch(w)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = tf.reduce_sum(w * tf.nn.relu(x))
+            gradient = inner.gradient(loss, x)
+            total = tf.reduce_sum(tf.exp(gradient))
+        return outer.gradient(total, w)
+
+    expected = second()
+    with lowering.exact_ops():
+        np.testing.assert_allclose(second(), expected, rtol=1e-12)
+    assert np.any(expected == 0)
+
+
 @pytest.mark.parametrize(
     ("window", "step", "padding"),
     [

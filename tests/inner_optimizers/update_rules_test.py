@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_maml
 from keras_maml import inner_optimizers
+from keras_maml.inner_optimizers import gradient_rule
 from tests import oracle
 from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
@@ -117,6 +118,41 @@ def test_derivative_where_the_gradient_is_zero(case):
         axis=1,
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_root_has_derivatives_at_zero():
+    # Of |x|. A second derivative meets 0 · ∞ sooner than a first one.
+    x = tf.constant([0.0, 2.0])
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = gradient_rule.safe_root(tf.square(x))
+        first = inner.gradient(y, x)
+    np.testing.assert_array_equal(first, [0.0, 1.0])
+    np.testing.assert_array_equal(outer.gradient(first, x), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_adam_has_a_derivative_at_zero_under_xla(jit_compile):
+    # TensorFlow's own kernel takes 0 · ∞ for 0, and XLA for NaN.
+    rule = inner_optimizers.Adam(0.125, epsilon=0.5)
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def slope(gradient):
+        weights = [tf.ones([2])]
+        with tf.GradientTape() as tape:
+            tape.watch(gradient)
+            weights, _ = rule.update([gradient], rule.init(weights), weights, 0)
+        return tape.gradient(weights[0], gradient)
+
+    # In the first step, w − 0.125 g / (|g| + ε'), where ε is divided by the
+    # root that corrects the bias.
+    epsilon = 0.5 / np.sqrt(1 - 0.999)
+    expected = -0.125 * epsilon / (np.array([0.0, 2.0]) + epsilon) ** 2
+    np.testing.assert_allclose(
+        slope(tf.constant([0.0, 2.0])), expected, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -117,6 +117,33 @@ def test_derivatives_equal_differences(inner_steps, rematerialize):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_loss_and_divergence_by_hand():
+    meta_policy, objective, theta, batch = problem(inner_steps=0)
+    with eagerly():
+        loss, divergence = objective.losses(theta, batch)
+    losses, divergences = [], []
+    for task in range(TASKS):
+        query = tf.nest.map_structure(lambda t, i=task: t[i], batch["query"])
+        new = meta_policy.policy(query["observations"])
+        taken = query["valid"].numpy() > 0
+        scaled = (query["actions"] - new["mean"]) / tf.exp(new["log_std"])
+        log_probs = -0.5 * (scaled**2 + np.log(2 * np.pi)) - new["log_std"]
+        ratio = tf.exp(log_probs[:, 0] - query["log_probs"])
+        losses.append(np.mean((-ratio * query["advantages"])[taken]))
+        old = query["outputs"]
+        variances = [tf.exp(2 * of["log_std"]) for of in (old, new)]
+        square = tf.square(old["mean"] - new["mean"])
+        kl = (
+            new["log_std"]
+            - old["log_std"]
+            + (variances[0] + square) / (2 * variances[1])
+            - 0.5
+        )
+        divergences.append(np.mean(kl[:, 0][taken]))
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-6)
+    assert float(divergence) == pytest.approx(np.mean(divergences), rel=1e-6)
+
+
 class Quadratic:
     """Loss and KL by hand: a·θ, and ½ θᵀ diag(c) θ from the start."""
 
@@ -151,6 +178,16 @@ def test_trpo_takes_the_natural_gradient_to_the_bound():
     assert float(logs["backtracks"]) <= 1
     assert 0 < float(logs["kl"]) <= 0.02
     assert float(logs["improvement"]) > 0
+
+
+def test_damping_adds_to_the_curvature():
+    variable = keras.Variable(np.zeros(3, np.float32))
+    objective = Quadratic()
+    rl.TRPO(max_kl=0.02, damping=0.5).update(objective, None, [variable])
+    damped = objective.slope / (objective.curvature + 0.5)
+    ratio = -variable.numpy() / damped.numpy()
+    assert ratio[0] > 0
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
 
 
 def test_trpo_shortens_a_step_whose_kl_is_larger_than_it_looked():

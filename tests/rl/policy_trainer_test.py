@@ -143,6 +143,31 @@ def test_regularisers_count_in_the_outer_loop():
     assert losses[1] < losses[0]
 
 
+class Divergence(rl.OuterUpdate):
+    """Moves nothing, and logs how far θ is from what has acted."""
+
+    log_names = ("kl", "mean", "std")
+
+    def update(self, objective, batch, variables, optimizer):
+        theta = tf.nest.map_structure(tf.convert_to_tensor, variables)
+        _, kl = objective.losses(theta, batch)
+        advantages = batch["query"]["advantages"]
+        return {
+            "kl": kl,
+            "mean": tf.reduce_mean(advantages, -1)[0],
+            "std": tf.math.reduce_std(advantages, -1)[0],
+        }
+
+
+def test_an_outer_update_sees_the_roll_outs_of_the_adapted_policies():
+    meta_policy = search(inner_optimizer=1.0, outer_update=Divergence())
+    with eagerly():
+        logs = train(meta_policy).history
+    # The adapted policies have drawn the actions of the queries.
+    assert abs(logs["kl"][0]) < 1e-6
+    np.testing.assert_allclose([*logs["mean"], *logs["std"]], [0, 1], atol=1e-5)
+
+
 class Silent(rl.PPO):
     """Does not name what it logs."""
 

@@ -126,6 +126,28 @@ def test_steps_after_the_end_do_not_count():
         assert float(value) == pytest.approx(float(changed), rel=1e-12)
 
 
+def test_a_loss_is_the_mean_over_the_steps_that_were_taken():
+    log_probs, advantages = tf.constant(RNG.normal(size=(2, 2, 3)))
+    valid = tf.constant([[1, 1, 1], [1, 0, 0]], tf.float64)
+    loss = SURROGATES["score_function"](log_probs, log_probs, advantages, valid)
+    expected = -np.sum(log_probs * advantages * valid) / 4
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_ratios_after_the_end_do_not_overflow(surrogate):
+    valid = tf.constant([[1, 1, 0], [1, 0, 0]], tf.float64)
+    log_probs = 1e4 * (1 - valid)
+    with tf.GradientTape() as tape:
+        tape.watch(log_probs)
+        loss = SURROGATES[surrogate](
+            log_probs, tf.zeros_like(valid), valid, valid
+        )
+    gradient = tape.gradient(loss, log_probs)
+    assert np.isfinite(gradient).all()
+    assert np.all((gradient != 0) == (valid == 1))
+
+
 def test_meta_gradient_is_that_of_the_expected_return():
     """∇_θ J(θ + α/H ∇J(θ)), through the library's own inner loop."""
     keras.config.set_floatx("float64")

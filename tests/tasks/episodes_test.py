@@ -98,6 +98,14 @@ def test_the_order_of_the_support_does_not_tell_that_of_the_query(drawn):
     assert abs(agree.mean() - 1 / WAYS) < 4 * np.sqrt(0.19 / agree.size)
 
 
+def test_orders_differ_also_if_support_and_query_are_of_one_size():
+    pool = tasks.from_arrays(np.arange(24)[:, None], np.arange(24) % 4)
+    source = pool.episodes(4, 3, 3)
+    x, query_y = next(iter(source.batch(500, count=500)))
+    agree = x["support_y"].numpy() == query_y.numpy()
+    assert abs(agree.mean() - 1 / 4) < 4 * np.sqrt(0.19 / agree.size)
+
+
 @pytest.mark.parametrize("part", ["support", "query"])
 def test_the_examples_of_a_class_are_drawn_uniformly(drawn, part):
     counts = np.bincount(drawn[part].reshape(-1), minlength=len(CLASS_OF))

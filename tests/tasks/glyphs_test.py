@@ -75,6 +75,12 @@ def test_labels_are_balanced_and_shuffled(drawn):
         assert abs(frequency - 0.2).max() < 4 * np.sqrt(0.2 * 0.8 / 200)
 
 
+def test_the_order_of_the_support_does_not_tell_that_of_the_query(one_shot):
+    _, labels, _, query_y = one_shot
+    equal = np.mean(labels == query_y)
+    assert abs(equal - 0.2) < 4 * np.sqrt(0.2 * 0.8 / labels.size)
+
+
 def test_without_variation_a_class_is_one_image(without_variation):
     x, labels, query_x, query_y = without_variation
     for episode in range(20):

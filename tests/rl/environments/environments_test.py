@@ -103,6 +103,42 @@ def test_an_episode_is_over_at_its_end():
     np.testing.assert_allclose(trajectories.actions[1, 0, :, 0], 2.0, rtol=1e-5)
 
 
+class Count(rl.Environment):
+    """Counts steps, each of which is its reward, up to the task."""
+
+    observation_shape = (1,)
+    horizon = 5
+
+    def __init__(self):
+        self.actions = rl.ContinuousActions(1)
+
+    def reset(self, tasks, seed):
+        return tf.zeros_like(tasks)
+
+    def observe(self, state, tasks):
+        return state[:, tf.newaxis]
+
+    def step(self, state, actions, tasks, seed):
+        return state + 1, state + 1, state + 1 >= tasks
+
+
+def test_the_last_step_counts_and_the_state_stays_after_it():
+    trajectories = roll_out(
+        Count(),
+        constant_actions(0.0),
+        tf.constant([2.0, 9.0]),
+        1,
+        (0, 0),
+    )
+    np.testing.assert_array_equal(
+        trajectories.rewards[:, 0], [[1, 2, 0, 0, 0], [1, 2, 3, 4, 5]]
+    )
+    np.testing.assert_array_equal(
+        trajectories.observations[:, 0, :, 0],
+        [[0, 1, 1, 1, 1], [0, 1, 2, 3, 4]],
+    )
+
+
 def test_all_episodes_may_end_early():
     environment = rl.PointNavigation(horizon=5)
     goals = tf.constant([[0.1, 0.0]])
@@ -111,6 +147,18 @@ def test_all_episodes_may_end_early():
     )
     assert trajectories.rewards.shape == (1, 2, 5)
     np.testing.assert_array_equal(trajectories.valid.numpy().sum(-1), [[1, 1]])
+
+
+def test_steps_and_episodes_draw_their_own_numbers():
+    def act(observations):
+        shape = [*observations.shape[:-1], 2]
+        return {"mean": tf.zeros(shape), "log_std": tf.zeros(shape)}
+
+    actions = roll_out(
+        rl.PointNavigation(horizon=5), act, tf.constant([[9.0, 9.0]]), 2, (0, 0)
+    ).actions
+    assert actions.shape == (1, 2, 5, 2)
+    assert len(np.unique(actions)) == 2 * 5 * 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,214 @@
+"""Tasks whose losses, gradient or new state are not finite.
+
+One such task would make θ NaN. A step looks at the sums over its tasks, which
+are finite only if each task is. If a sum is not, a second run looks at each
+task. Healthy steps therefore cost no more.
+"""
+
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+MODES = ("raise", "skip")
+
+# What is looked at in a task, in this order.
+PARTS = ("support loss", "query loss", "gradient", "new state")
+
+_NO_REPORT = (-1, -1, -1)
+
+
+class BadTasks:
+    """What is known of the bad tasks of a model's last step.
+
+    Attributes:
+        batch: the meta-batch that stopped a step, or `None`.
+        report: variable of three ints, for steps that XLA compiles as a whole:
+            index and episode of a bad task, and the position of its part in
+            `PARTS`. `None` before such a step is made.
+    """
+
+    def __init__(self):
+        self.batch = None
+        self.report = None
+
+    def build_report(self):
+        """Makes the variable, which a trace cannot make."""
+        if self.report is None:
+            self.report = tf.Variable(
+                _NO_REPORT, dtype=tf.int64, trainable=False
+            )
+
+    def report_first(self, finite, episodes):
+        """Writes the first bad task of a step into the report.
+
+        Args:
+            finite: bool tensor `(T, parts)`, see `PARTS`.
+            episodes: integer tensor `(T,)`, or `None`.
+
+        Returns:
+            A bool tensor, whether this step and the steps before it, since
+            somebody has looked, have no bad task.
+        """
+        is_bad = tf.reduce_any(~finite, -1)
+        index = tf.argmax(is_bad)
+        episode = tf.constant(-1, tf.int64)
+        if episodes is not None:
+            episode = tf.cast(episodes[index], tf.int64)
+        part = tf.argmin(tf.cast(finite[index], tf.int32))
+        before = tf.convert_to_tensor(self.report)
+        report = tf.where(
+            tf.reduce_any(is_bad) & (before[-1] < 0),
+            tf.stack([index, episode, part]),
+            before,
+        )
+        self.report.assign(report)
+        return report[-1] < 0
+
+    def stop(self, tasks):
+        """Keeps a meta-batch for `reporting`, and fails, in a graph."""
+        flat = tf.nest.flatten(tasks)
+
+        def keep(*values):
+            self.batch = tf.nest.pack_sequence_as(tasks, values)
+            raise ValueError("A task of this meta-batch is not finite.")
+
+        tf.py_function(keep, flat, [])
+
+    def reporting(self, function, find, mode):
+        """Wraps a traced step, so that a bad task raises `ValueError`.
+
+        Args:
+            function: a function, made by Keras.
+            find: function of a meta-batch that returns a `BadTask`.
+            mode: string, one of `MODES`.
+        """
+
+        @functools.wraps(function)
+        def step(*args, **kwargs):
+            self.batch = None
+            try:
+                logs = function(*args, **kwargs)
+            except tf.errors.OpError:
+                if self.batch is None:
+                    raise
+                batch, self.batch = self.batch, None
+                # TensorFlow's error shows the whole graph.
+                raise find(batch).error(mode) from None
+            if self.report is not None:
+                index, episode, part = self.report.numpy().tolist()
+                if part >= 0:
+                    self.report.assign(_NO_REPORT)
+                    raise BadTask(index, PARTS[part], episode).error(mode)
+            return logs
+
+        return step
+
+
+class BadTask(NamedTuple):
+    """A task with a number that is not finite.
+
+    Attributes:
+        task: int, the index in the meta-batch, or -1: all tasks together.
+        part: string, what is not finite.
+        episode: int, the number of the episode, or -1 if unknown.
+    """
+
+    task: int
+    part: str
+    episode: int = -1
+
+    def error(self, mode):
+        """Returns the `ValueError` that stops a step, in one of `MODES`."""
+        name = "all tasks of the meta-batch together"
+        if self.task >= 0:
+            name = f"task {self.task} of the meta-batch"
+        if self.episode >= 0:
+            name += f", episode {self.episode},"
+        remedy = 'To leave out such tasks, pass `bad_tasks="skip"`.'
+        if mode == "skip":
+            remedy = "No task of the meta-batch is left."
+        return ValueError(
+            f"The {self.part} of {name} is not finite. The step has changed "
+            "neither θ nor the optimizer. Look for data that are NaN or "
+            "infinite, and for learning rates that are too high. "
+            f'{remedy} Received: bad_tasks="{mode}" and {self}'
+        )
+
+
+def all_finite(structure: Any) -> tf.Tensor:
+    """Returns whether all floats of a structure of tensors are finite."""
+    checks = [
+        tf.reduce_all(tf.math.is_finite(tensor))
+        for tensor in tf.nest.flatten(structure)
+        if tensor.dtype.is_floating
+    ]
+    return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+
+
+def probe(structure: Any) -> tf.Tensor:
+    """Returns a scalar that is not finite if a float in a structure is not.
+
+    Cheaper than `all_finite`, and not exact: the sum of finite numbers near
+    the largest one may be infinite.
+    """
+    floatx = keras.backend.floatx()
+    return tf.add_n(
+        [
+            tf.reduce_sum(tf.cast(tensor, floatx))
+            for tensor in tf.nest.flatten(structure)
+            if tensor.dtype.is_floating
+        ]
+        or [tf.zeros([], floatx)]
+    )
+
+
+def check_adapted(x, adapted):
+    """Raises `ValueError` if a task has not been learned.
+
+    Args:
+        x: dict of tensors, the support set of the task.
+        adapted: an `AdaptedTask`, of eager tensors.
+    """
+    if not all_finite(learned_from(x)):
+        raise ValueError(
+            "The support set is not finite. Look for NaN and infinite numbers "
+            "in `support_x` and `support_y`. Received: support_x="
+            f"{x['support_x']!r} and support_y={x['support_y']!r}"
+        )
+    if not all_finite(moved(adapted)):
+        raise ValueError(
+            "The adapted weights are not finite: the inner loop has diverged. "
+            "Lower the inner learning rate, or take fewer inner steps. "
+            f"Received: inner_steps={adapted.step} and the support losses "
+            f"{adapted.losses}"
+        )
+
+
+def nan_if_bad(x, adapted, outputs):
+    """Returns the outputs of a task, or NaN if it has not been learned.
+
+    TensorFlow's kernels may turn NaN into 0 on the way to an output, which
+    would look like a prediction.
+    """
+    sources = probe([learned_from(x), moved(adapted)])
+    is_good = tf.math.is_finite(tf.stop_gradient(sources))
+
+    def nan_unless_good(tensor):
+        if not tensor.dtype.is_floating:
+            return tensor
+        return tf.where(is_good, tensor, tf.cast(float("nan"), tensor.dtype))
+
+    return tf.nest.map_structure(nan_unless_good, outputs)
+
+
+def learned_from(x):
+    """Returns the data of a support set."""
+    return [x["support_x"], x["support_y"]]
+
+
+def moved(adapted):
+    """Returns the weights that the inner loop has moved."""
+    return [adapted.head, [adapted.weights[i] for i in adapted.positions]]

@@ -1,0 +1,100 @@
+"""Rows and tasks of weight 0, which may hold anything.
+
+A weight of 0 does not keep NaN out of a loss: 0 · NaN is NaN. Rows of weight 0
+are therefore replaced by rows of the same set that count, in turn. So they also
+add nothing foreign to the statistics of `BatchNormalization`. Tasks of weight 0
+are replaced by the first task that counts.
+"""
+
+import tensorflow as tf
+
+
+def filled(x, y=None, sample_weight=None):
+    """Returns inputs and targets of a meta-batch, all of which count.
+
+    Args:
+        x: dict of tensors, the inputs of a meta-batch.
+        y: structure of tensors `(T, Q, ...)`, the query targets, or `None`.
+        sample_weight: structure of weights `(T, Q)` or `(T, 1)`, or `None`.
+            The structure may hold `None` for targets that all count.
+
+    Returns:
+        A tuple `(x, y)`.
+    """
+    x = _filled_support(x)
+    weights = tf.nest.flatten(sample_weight)
+    if y is None or any(weight is None for weight in weights):
+        return x, y
+    return _filled_queries(x, y, weights)
+
+
+def _filled_support(x):
+    if "support_weight" not in x:
+        return x
+    rows = _rows_that_count(x["support_weight"] != 0)
+    return {
+        **x,
+        "support_x": tf.nest.map_structure(rows, x["support_x"]),
+        "support_y": tf.nest.map_structure(rows, x["support_y"]),
+    }
+
+
+def _filled_queries(x, y, weights):
+    targets = tf.nest.flatten(y)
+    queries = tf.shape(targets[0])[1]
+    counted = [_counted(weight, queries) for weight in weights]
+    rows = _rows_that_count(tf.reduce_any(tf.stack(counted), 0))
+    tasks = _tasks_that_count(tf.reduce_any(tf.stack(counted), [0, 2]))
+    query_x = tf.nest.map_structure(rows, x["query_x"])
+    x = tf.nest.map_structure(tasks, {**x, "query_x": query_x})
+    if len(counted) == len(targets):
+        target_rows = [_rows_that_count(each) for each in counted]
+    else:
+        target_rows = [rows] * len(targets)
+    targets = [
+        tasks(fill(target))
+        for fill, target in zip(target_rows, targets, strict=True)
+    ]
+    return x, tf.nest.pack_sequence_as(y, targets)
+
+
+def _counted(weight, queries):
+    """Returns which queries count, `(T, Q)`."""
+    counted = weight != 0
+    if counted.shape.rank > 2:
+        # Some of a sequence's steps count.
+        counted = tf.reduce_any(counted, list(range(2, counted.shape.rank)))
+    return tf.broadcast_to(counted, [tf.shape(counted)[0], queries])
+
+
+def _rows_that_count(counted):
+    """Returns a function that fills the rows of `(T, rows, ...)`."""
+    # Rows that count first, each group in its order.
+    order = tf.argsort(tf.cast(~counted, tf.int32), axis=1, stable=True)
+    numbers = tf.reduce_sum(tf.cast(counted, tf.int32), 1, keepdims=True)
+    turn = tf.range(tf.shape(counted)[1])[tf.newaxis]
+    turn = tf.math.floormod(turn, tf.maximum(numbers, 1))
+    source = tf.gather(order, turn, batch_dims=1)
+    source = tf.where(counted, tf.range(tf.shape(counted)[1]), source)
+
+    def fill(tensor):
+        filled = tf.gather(tensor, source, batch_dims=1)
+        # A task may have no row that counts.
+        axes = [1] * (tensor.shape.rank - 2)
+        any_counts = tf.reshape(numbers > 0, [-1, 1, *axes])
+        filled = tf.where(any_counts, filled, tf.zeros_like(filled))
+        return tf.ensure_shape(filled, tensor.shape)
+
+    return fill
+
+
+def _tasks_that_count(counted):
+    """Returns a function that fills the tasks of `(T, ...)`."""
+    numbers = tf.range(tf.shape(counted)[0])
+    first = tf.reduce_min(tf.where(counted, numbers, tf.int32.max))
+    # No task may count, and a replica may have none.
+    first = tf.minimum(first, tf.size(numbers) - 1)
+    source = tf.where(counted, numbers, first)
+    return lambda tensor: tf.ensure_shape(
+        tf.gather(tensor, source), tensor.shape
+    )

@@ -1,0 +1,152 @@
+"""Mutants of `exact/`."""
+
+from tests.mutants.runner import Mutant
+
+_BATCH_NORM = "exact/batch_norm_test.py::test_every_derivative_is_the_formulas"
+_VECTORS = f"{_BATCH_NORM}[False-shape1-float64]"
+_IMAGES = f"{_BATCH_NORM}[False-shape0-float32]"
+_CONVOLUTION = "exact/convolution_test.py::test_every_derivative_is_tensorflows"
+_MAX_POOL = "exact/lowering_test.py::test_max_pool_equals_tensorflows"
+
+MUTANTS = [
+    # -- Batch normalisation
+    Mutant(
+        "exact/batch_norm.py",
+        "covariance = m_uy - m_u * m_dy - p * q",
+        "covariance = m_uy - m_u * m_dy",
+        _VECTORS,
+    ),
+    Mutant(
+        "exact/batch_norm.py",
+        "factor_dy = a * r - g * p",
+        "factor_dy = a * r + g * p",
+        _VECTORS,
+    ),
+    Mutant(
+        "exact/batch_norm.py",
+        "factor_x = r * (2.0 * g * p * q - g * covariance - a * r * q)",
+        "factor_x = r * (g * p * q - g * covariance - a * r * q)",
+        _VECTORS,
+    ),
+    Mutant(
+        "exact/batch_norm.py",
+        "projected + _affine(x, mean, a * r, b),",
+        "projected + _affine(x, mean, a * r, a),",
+        _VECTORS,
+    ),
+    Mutant(
+        "exact/batch_norm.py",
+        "d_x = (d_mean + 2.0 * d_variance * centered) / _count(x)",
+        "d_x = (d_mean + d_variance * centered) / _count(x)",
+        _VECTORS,
+    ),
+    Mutant(
+        "exact/batch_norm.py",
+        "d_scale = channel_sum(d_y * (x - mean))",
+        "d_scale = channel_sum(d_y * x)",
+        _VECTORS,
+    ),
+    Mutant(
+        "exact/batch_norm.py",
+        "variance = output.batch_variance * ((count - 1.0) / count)",
+        "variance = output.batch_variance",
+        _IMAGES,
+    ),
+    Mutant(
+        "exact/batch_norm.py",
+        "variance=tf.fill(tf.shape(scale), 1.0 - epsilon),",
+        "variance=tf.ones_like(scale),",
+        _IMAGES,
+    ),
+    # -- Convolution
+    Mutant(
+        "exact/convolution.py",
+        "return forward(d_x, kernel), kernel_gradient(d_x, d_y)",
+        "return forward(d_x, kernel), kernel_gradient(x, d_y)",
+        f"{_CONVOLUTION}[image6-window6-1-VALID]",
+    ),
+    Mutant(
+        "exact/convolution.py",
+        "np.arange(window) - padded // 2",
+        "np.arange(window) - (padded + 1) // 2",
+        f"{_CONVOLUTION}[image3-window3-2-SAME]",
+    ),
+    Mutant(
+        "exact/convolution.py",
+        "return max(0, (length - window) // stride + 1)",
+        "return max(0, (length - window) // stride)",
+        f"{_CONVOLUTION}[image6-window6-1-VALID]",
+    ),
+    Mutant(
+        "exact/convolution.py",
+        "pixel = (image * height + row) * width + column",
+        "pixel = (image * width + row) * height + column",
+        f"{_CONVOLUTION}[image3-window3-2-SAME]",
+    ),
+    # -- Conjugate gradients
+    Mutant(
+        "exact/conjugate_gradient.py",
+        "turn = tf.math.divide_no_nan(new_square, square)",
+        "turn = tf.math.divide_no_nan(square, new_square)",
+        "implicit_gradients_test.py::test_conjugate_gradient_solves",
+    ),
+    Mutant(
+        "exact/conjugate_gradient.py",
+        "residual = plus(residual, -length, image)",
+        "residual = plus(residual, -length, direction)",
+        "implicit_gradients_test.py::test_conjugate_gradient_solves",
+    ),
+    # -- TensorFlow's functions
+    Mutant(
+        "exact/lowering.py",
+        "tf.math.squared_difference(y, mean), axes",
+        "tf.math.squared_difference(y, tf.stop_gradient(mean)), axes",
+        "meta_gradients_test.py"
+        "::test_unmodified_keras_normalization_is_exact[layer]",
+    ),
+    Mutant(
+        "exact/lowering.py",
+        "value = means * float(window[0] * window[1])",
+        "value = means * float(window[0] * window[0])",
+        _MAX_POOL,
+    ),
+    Mutant(
+        "exact/lowering.py",
+        "or any(w > s for w, s in zip(window, step))",
+        "",
+        _MAX_POOL,
+    ),
+    Mutant(
+        "exact/lowering.py",
+        "return value, lambda u: (masked(u, y), None)",
+        "return value, lambda u: (u, None)",
+        "exact/lowering_test.py"
+        "::test_relu_masks_what_its_gradient_is_multiplied_with",
+    ),
+    Mutant(
+        "exact/lowering.py",
+        "return (d_y, channel_sum(d_y)), tf.add",
+        "return (d_y, channel_sum(d_y)), tf.subtract",
+        "exact/lowering_test.py::test_bias_add_has_every_derivative",
+    ),
+    Mutant(
+        "exact/lowering.py",
+        "return tape.gradient(y, zeros, d_y), forward",
+        "return tape.gradient(y, zeros, d_y), tf.zeros_like",
+        "exact/lowering_test.py::test_resize_has_every_derivative",
+    ),
+    Mutant(
+        "exact/lowering.py",
+        'if not getattr(_thread, "depth", 0):',
+        "if not _entered:",
+        "exact/lowering_test.py"
+        "::test_a_thread_that_did_not_enter_gets_tensorflows_own",
+    ),
+    Mutant(
+        "exact/lowering.py",
+        "return function.python_function(*args, **kwargs)",
+        'return _ORIGINALS["__call__"](function, *args, **kwargs)',
+        "engine/learner_checks_test.py"
+        "::test_graph_functions_compute_with_the_weights_of_each_step",
+    ),
+]
