@@ -40,6 +40,25 @@ def test_every_kind_of_learner_is_compared(kind):
     assert checks.check(case) == checks.EQUAL
 
 
+# What the fuzz test has found.
+FOUND = {
+    "XLA read the variables of a frozen layer in a vectorized loop": Case(
+        kind="frozen",
+        dtype="float32",
+        inner_steps=3,
+        rematerialize=True,
+        task_map="vectorized",
+        mode="vectorized",
+        calls=("train_on_batch",),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FOUND)
+def test_found_faults_stay_mended(fault):
+    assert checks.check(FOUND[fault]) == checks.EQUAL
+
+
 def test_eager_cases_are_right_or_refused():
     outcomes = collections.Counter()
 

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tests.fuzz.plain_implicit import dense
+from tests.fuzz.plain_implicit import implicit_gradient
+
 
 class Step(NamedTuple):
     """The result of a meta-batch.
@@ -149,12 +152,12 @@ class _Task:
             for i in self.positions:
                 gradients[i] = (start[i] - self.weights[i]) * share
         elif kind == "implicit":
-            gradients = self.implicit_gradient()
+            gradients = implicit_gradient(self)
         else:
             gradients = tape.gradient(loss, theta)
         gradients = [
             np.zeros(w.shape) if g is None else g.numpy()
-            for g, w in zip(map(_dense, gradients), theta)
+            for g, w in zip(map(dense, gradients), theta)
         ]
         for i in self.settings.context(self.plain.model.learner):
             gradients[i] = np.zeros_like(gradients[i])
@@ -181,7 +184,7 @@ class _Task:
                 if self.settings.meta_gradient == "implicit":
                     loss += self.proximal()
             gradients = [
-                tf.zeros_like(w) if g is None else _dense(g)
+                tf.zeros_like(w) if g is None else dense(g)
                 for g, w in zip(tape.gradient(loss, moving), moving)
             ]
             if self.settings.meta_gradient != "second_order":
@@ -329,84 +332,6 @@ class _Task:
                 bias.append(tf.constant(-1e9, features.dtype))
         return tf.stack(kernel, 1), tf.stack(bias)
 
-    def implicit_gradient(self):
-        """(I + H/λ)⁻¹ by conjugate gradients with the whole matrix H."""
-        weights = [tf.identity(w) for w in self.weights]
-        others = [i for i in range(len(weights)) if i not in self.positions]
-        state = dict(self.state)
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            self.weights = list(weights)
-            loss = self.query_loss(self.steps)[0]
-        query = [
-            tf.zeros_like(w) if g is None else _dense(g)
-            for g, w in zip(tape.gradient(loss, weights), weights)
-        ]
-        moving = [weights[i] for i in self.positions]
-        with tf.GradientTape(persistent=True) as outer:
-            outer.watch(weights)
-            with tf.GradientTape() as inner:
-                inner.watch(moving)
-                self.weights = list(weights)
-                loss = self.support_loss(self.steps, whole=True)[0]
-            flat = tf.concat(
-                [
-                    tf.reshape(
-                        tf.zeros_like(w) if g is None else _dense(g), [-1]
-                    )
-                    for g, w in zip(inner.gradient(loss, moving), moving)
-                ],
-                0,
-            )
-        self.state = state
-
-        def jacobian(sources):
-            parts = outer.jacobian(flat, sources, experimental_use_pfor=False)
-            return np.concatenate(
-                [
-                    np.zeros((len(flat), int(tf.size(s))))
-                    if p is None
-                    else p.numpy().reshape(len(flat), -1)
-                    for p, s in zip(parts, sources)
-                ],
-                1,
-            )
-
-        lam = self.settings.proximal
-        matrix = np.eye(len(flat)) + jacobian(moving) / lam
-        target = np.concatenate(
-            [np.ravel(query[i]) for i in self.positions]
-        ).astype("float64")
-        solution = _conjugate_gradient(matrix, target, self.settings.cg_steps)
-        gradients = [g.numpy() for g in query]
-        _fill(gradients, self.positions, solution)
-        if others:
-            mixed = jacobian([weights[i] for i in others]).T @ solution / lam
-            rest = np.concatenate([np.ravel(query[i]) for i in others]) - mixed
-            _fill(gradients, others, rest)
-        return [tf.constant(g) for g in gradients]
-
-
-def _conjugate_gradient(matrix, target, steps):
-    x = np.zeros_like(target)
-    r = p = target
-    for _ in range(steps):
-        if not r @ r:
-            break
-        a = (r @ r) / (p @ matrix @ p)
-        x, new = x + a * p, r - a * (matrix @ p)
-        p = new + (new @ new) / (r @ r) * p
-        r = new
-    return x
-
-
-def _fill(arrays, positions, flat):
-    start = 0
-    for i in positions:
-        size = arrays[i].size
-        arrays[i] = flat[start : start + size].reshape(arrays[i].shape)
-        start += size
-
 
 def _scaled(variables, norms):
     scales = {id(v) for n in norms if n.scale for v in (n.gamma, n.beta)}
@@ -429,9 +354,3 @@ def _at(stacked, row):
 
 def _row(x, task):
     return tf.nest.map_structure(lambda t: t[task], x)
-
-
-def _dense(gradient):
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.convert_to_tensor(gradient)
-    return gradient

@@ -25,9 +25,9 @@ def png_of(width, height):
 
     def chunk(kind, content):
         check = zlib.crc32(kind + content)
-        return (
-            struct.pack(">I", len(content)) + kind + content
-        ) + struct.pack(">I", check)
+        return (struct.pack(">I", len(content)) + kind + content) + struct.pack(
+            ">I", check
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
@@ -88,7 +88,9 @@ def test_max_pixels_is_an_argument(tmp_path):
     (tmp_path / "a").mkdir()
     stored(tmp_path / "a", "1.png")
     assert tasks.from_folder(tmp_path, max_pixels=35).counts.tolist() == [1]
-    with pytest.raises(ValueError, match="(?s)than `max_pixels`.*Received: .*1.p"):
+    with pytest.raises(
+        ValueError, match="(?s)than `max_pixels`.*Received: .*1.p"
+    ):
         tasks.from_folder(tmp_path, max_pixels=34)
     with pytest.raises(ValueError, match="`max_pixels` must be an integer"):
         tasks.from_folder(tmp_path, max_pixels=0)
