@@ -184,18 +184,21 @@ def test_the_number_of_the_episode_is_named(form):
         meta_model.evaluate(patchy.batch(5, count=20, start=10), verbose=0)
 
 
-@pytest.mark.parametrize("part", ["support", "query"])
-def test_nan_that_a_relu_hides_is_found(part):
+def hiding_learner():
     # TensorFlow's kernel of a whole dense layer makes 0 of NaN, and the layer
     # is frozen: losses and gradients are finite.
-    learner = keras.Sequential(
+    return keras.Sequential(
         [
             keras.Input((1,)),
             keras.layers.Dense(5, activation="relu", trainable=False),
             keras.layers.Dense(1),
         ]
     )
-    meta_model = compiled_model(learner=learner)
+
+
+@pytest.mark.parametrize("part", ["support", "query"])
+def test_nan_that_a_relu_hides_is_found(part):
+    meta_model = compiled_model(learner=hiding_learner())
     x, y = regression_batch(tasks=4)
     x[f"{part}_x"][BAD, 0] = np.nan
     for call in (meta_model.train_on_batch, meta_model.test_on_batch):
@@ -312,6 +315,25 @@ def test_predictions_of_a_bad_task_are_nan():
     predicted = compiled_model().predict(x, verbose=0)
     assert np.isnan(predicted[BAD]).all()
     assert np.isfinite(np.delete(predicted, BAD, 0)).all()
+
+
+def test_predictions_are_nan_also_where_a_relu_hides_it():
+    x, _ = regression_batch(tasks=4)
+    x["support_x"][BAD, 0] = np.nan
+    meta_model = compiled_model(learner=hiding_learner())
+    predicted = meta_model.predict(x, verbose=0)
+    assert np.isnan(predicted[BAD]).all()
+    assert np.isfinite(np.delete(predicted, BAD, 0)).all()
+
+
+def test_evaluate_tasks_looks_at_predictions_too():
+    diverging = compiled_model(inner_optimizer=1e30, inner_steps=4)
+    with pytest.raises(ValueError, match="4 such tasks of 4"):
+        keras_maml.evaluate_tasks(
+            diverging,
+            [regression_batch(tasks=4)],
+            keras.losses.mean_squared_error,
+        )
 
 
 def test_bad_tasks_is_saved_and_checked():

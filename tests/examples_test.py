@@ -21,6 +21,7 @@ from keras_maml import tasks
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 # Each with a flag that is out of its bounds.
 EXAMPLES = {
+    "distributed": "--workers=0",
     "gaussian": "--k_shot=0",
     "half_cheetah_rl": "--horizon=0",
     "navigation_rl": "--horizon=0",
@@ -110,6 +111,27 @@ def test_main_refuses_more_arguments(load, name):
 def test_flags_have_bounds(load, name):
     with pytest.raises(flags.IllegalFlagValueError):
         load(name, EXAMPLES[name])
+
+
+def distributed(folder, *more):
+    """What the example prints, but for its speed."""
+    printed = run(
+        *("examples/distributed.py", "--meta_batch_size=3", "--iterations=2"),
+        *("--epochs=1", "--filters=2", "--test_tasks=4"),
+        *(f"--output_dir={folder}", *more),
+    )
+    assert (folder / "model.keras").is_file()
+    return printed.splitlines()[-1]
+
+
+def test_distributed_works_alone(tmp_path):
+    assert "unseen tasks" in distributed(tmp_path)
+
+
+@pytest.mark.slow
+def test_distributed_scores_alike_with_workers(tmp_path):
+    alone = distributed(tmp_path / "alone")
+    assert distributed(tmp_path / "shared", "--workers=2") == alone
 
 
 def test_sinusoid_prints_the_comparison(sinusoid):

@@ -176,6 +176,32 @@ def test_reptile_with_one_step_is_joint_training():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_reptile_takes_the_mean_weight_of_two_outputs():
+    x, y = regression_batch(tasks=1)
+    inputs = keras.Input((1,))
+    hidden = keras.layers.Dense(3, activation="tanh")(inputs)
+    outputs = [keras.layers.Dense(1)(hidden), keras.layers.Dense(1)(hidden)]
+
+    def inner_loss(y_true, y_pred):
+        return tf.square(y_true - y_pred[0]) + tf.square(y_true - y_pred[1])
+
+    meta_model = keras_maml.MetaModel(
+        keras.Model(inputs, outputs),
+        inner_loss=inner_loss,
+        meta_gradient=Reptile(),
+    )
+    meta_model.compile(
+        keras.optimizers.SGD(1.0), loss=["mse", "mse"], run_eagerly=True
+    )
+    start = meta_model.learner.get_weights()
+    adapted = meta_model.adapt(x["support_x"][0], x["support_y"][0])
+    goal = adapted.get_weights()
+    one = np.ones((1, 5), "float32")
+    meta_model.train_on_batch(x, [y, y], sample_weight=[one, 0.5 * one])
+    for a, b, new in zip(start, goal, meta_model.learner.get_weights()):
+        np.testing.assert_allclose(new, a + 0.75 * (b - a), rtol=1e-5)
+
+
 def test_reptile_s_outer_step_follows_a_schedule():
     x, y = regression_batch(tasks=1)
     support = x["support_x"][0], x["support_y"][0]

@@ -111,7 +111,14 @@ class MetaObjective:
         return loss, mean(self._actions.kl(query["outputs"], outputs), valid)
 
     def _map(self, fn, batch):
-        return task_map.map_tasks(fn, batch, parallelism=self._parallelism)[1]
+        """Returns the means over tasks of what `fn` returns second."""
+        _, total, _ = task_map.map_tasks(
+            fn, batch, parallelism=self._parallelism
+        )
+        count = tf.shape(tf.nest.flatten(batch)[0])[0]
+        return tf.nest.map_structure(
+            lambda t: t / tf.cast(count, t.dtype), total
+        )
 
 
 def mean(values, valid):

@@ -164,6 +164,9 @@ class TaskDistribution:
             )
             dataset = parallel_map(dataset, self._realize_function)
             dataset = dataset.rebatch(size, drop_remainder=static)
+            # A strategy of one device takes a `rebatch` at the end for its own
+            # and replaces it: it would hand over single episodes.
+            dataset = dataset.map(lambda *batch: batch)
         if count is None:
             cardinality = tf.data.INFINITE_CARDINALITY
         else:

@@ -6,9 +6,11 @@ from tests.mutants import model
 from tests.mutants import operations
 from tests.mutants import policies
 from tests.mutants import rules
+from tests.mutants import steps
 
 MUTANTS = (
     engine.MUTANTS
+    + steps.MUTANTS
     + rules.MUTANTS
     + operations.MUTANTS
     + model.MUTANTS

@@ -304,12 +304,6 @@ MUTANTS = [
         "engine/targets_test.py::test_floats_that_are_no_class",
     ),
     Mutant(
-        "engine/targets.py",
-        "unused = ~counts & (is_wrong | (target.classes is None))",
-        "unused = ~counts & is_wrong",
-        "engine/targets_test.py::test_prototypes_take_labels_from_zero",
-    ),
-    Mutant(
         "engine/loss_rules.py",
         "ignore_class=loss.ignore_class",
         "ignore_class=None",

@@ -177,3 +177,10 @@ def test_render_against_a_sum_over_dots():
     expected = np.clip(1.7 * expected - 0.25, 0, 1)
     np.testing.assert_allclose(image, expected, atol=1e-5)
     assert 0.02 < expected.mean() < 0.5
+
+
+def test_a_strategy_of_one_device_gets_whole_meta_batches():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    batches = tasks.Glyphs().batch(3, count=4)
+    distributed = strategy.experimental_distribute_dataset(batches)
+    assert [len(y) for _, y in distributed] == [3, 1]
