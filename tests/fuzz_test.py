@@ -80,7 +80,12 @@ def test_traced_cases_are_right_or_refused(case):
 
 @pytest.mark.slow
 def test_many_cases_are_right_or_refused():
-    """`FUZZ_CASES` cases, 1000 if it is not set; `FUZZ_SEED` draws others."""
+    """Environment variables: `FUZZ_CASES`, `FUZZ_SEED`, `FUZZ_MODES`.
+
+    They are the number of cases, 1000 if it is not set; a number, to draw
+    others; and the modes of execution, such as "eager,xla".
+    """
+    modes = os.environ.get("FUZZ_MODES", ",".join(strategies.MODES))
     outcomes, failures = collections.Counter(), []
 
     @hypothesis.seed(int(os.environ.get("FUZZ_SEED", "0")))
@@ -89,7 +94,7 @@ def test_many_cases_are_right_or_refused():
         phases=[hypothesis.Phase.generate],
         **SETTINGS,
     )
-    @hypothesis.given(strategies.cases(("eager", *strategies.TRACED), True))
+    @hypothesis.given(strategies.cases(tuple(modes.split(",")), faults=True))
     def run(case):
         try:
             outcome = checks.check(case)

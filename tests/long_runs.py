@@ -103,14 +103,15 @@ def measure(name, count):
     """Returns the growth from a fifth of a run to its end."""
     done, marks = 0, []
     tracemalloc.start()
-    for some in {
+    run = {
         "steps": run_steps,
         "fits": run_fits,
         "adapts": run_adapts,
         "predicts": run_predicts,
         "evaluations": run_evaluations,
         "collects": run_collects,
-    }[name](count):
+    }[name]
+    for some in run(count):
         done += some
         if done * 5 >= count * (len(marks) + 1):
             gc.collect()
@@ -122,6 +123,7 @@ def measure(name, count):
                     len(gc.get_objects()),
                 )
             )
+    tracemalloc.stop()
     columns = ("done", "resident_mib", "python_mib", "objects")
     return {"run": name, **dict(zip(columns, map(list, zip(*marks))))}
 

@@ -10,7 +10,7 @@ from tests.fuzz.plain_networks import KINDS
 
 ALL_KINDS = tuple(sorted(KINDS))
 CALLS = ("train_on_batch", "fit", "evaluate", "predict", "call", "adapt")
-TRACED = ("loop", "auto", "vectorized", "no_xla", "xla")
+MODES = ("eager", "loop", "auto", "vectorized", "no_xla", "xla")
 
 _NOT_TO_A_MINIMUM = (
     "decay",
