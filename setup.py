@@ -30,7 +30,14 @@ INSTALL_REQUIRES = [
 
 PLOTS = ["matplotlib>=3.10"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
-TESTS = [*PLOTS, *RL, "Pillow>=10.0", "pytest>=8.0", "pytest-xdist>=3.8"]
+TESTS = [
+    *PLOTS,
+    *RL,
+    "hypothesis>=6.100",
+    "Pillow>=10.0",
+    "pytest>=8.0",
+    "pytest-xdist>=3.8",
+]
 # Pinned, so that a new release of a tool never turns a finished change red.
 DOCS = [
     "mkdocs==1.6.1",

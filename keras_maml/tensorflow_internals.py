@@ -1,4 +1,4 @@
-"""The private names of TensorFlow about vectorizing and compiling programs.
+"""The private names of TensorFlow about programs: vectorized, compiled, freed.
 
 `tests/tensorflow_internals_test.py` has a test for each name, as
 `keras_internals.py` has.
@@ -8,8 +8,11 @@ import functools
 import logging
 import re
 import threading
+import weakref
 
 import tensorflow as tf
+from tensorflow.python.framework.func_graph import FuncGraph
+from tensorflow.python.framework.ops import gradient_registry
 
 # XLA compiles these only for indices that are constants; what TensorFlow makes
 # of a vectorized `tf.cond` has others.
@@ -98,3 +101,49 @@ def _register_xla_kernels():
     """Compiles a function, because TensorFlow then registers XLA's kernels."""
     with tf.init_scope():
         tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
+
+
+def custom_gradient(function):
+    """`tf.custom_gradient`, whose gradient is freed with its graph.
+
+    TensorFlow registers a function for each call in a graph, and never forgets
+    it. The function holds the tensors of the graph, so each trace would stay in
+    memory for ever, with the graphs around it.
+
+    Args:
+        function: as for `tf.custom_gradient`.
+    """
+    with_gradient = tf.custom_gradient(function)
+
+    @functools.wraps(function)
+    def call(*tensors):
+        results = with_gradient(*tensors)
+        for result in tf.nest.flatten(results):
+            if isinstance(getattr(result, "graph", None), FuncGraph):
+                _hold_by_graphs(result)
+                break
+        return results
+
+    return call
+
+
+def _hold_by_graphs(tensor):
+    """Lets graphs hold a gradient, in the place of TensorFlow's registry."""
+    # TensorFlow keeps the name in an attribute of the operation.
+    name = tensor.op.get_attr("_gradient_op_type").decode()
+    entry = gradient_registry._registry[name]
+    gradient = entry["type"]
+    graph = tensor.graph
+    while isinstance(graph, FuncGraph):
+        # A function is derived in any of the graphs that it is traced in.
+        if not hasattr(graph, "keras_maml_gradients"):
+            graph.keras_maml_gradients = []
+        graph.keras_maml_gradients.append(gradient)
+        graph = graph.outer_graph
+    reference = weakref.ref(gradient)
+
+    def held(*args):
+        return reference()(*args)
+
+    entry["type"] = held
+    weakref.finalize(gradient, gradient_registry._registry.pop, name, None)

@@ -33,6 +33,8 @@ except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
+# The default of `max_bytes`: 16 GiB.
+MAX_BYTES = 2**34
 _MAGIC = b"keras_maml Resume "
 _HASH_SIZE = hashlib.sha256().digest_size
 
@@ -42,10 +44,12 @@ class CheckpointFile:
 
     Args:
         path: string, the path of the file.
+        max_bytes: int, the largest file that is read.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, max_bytes: int = MAX_BYTES) -> None:
         self.path = path
+        self.max_bytes = max_bytes
         self.previous = path + ".previous"
         self._new = path + ".new"
         # A damaged file must not take the place of the one before.
@@ -59,10 +63,10 @@ class CheckpointFile:
                 or if no file is whole.
         """
         try:
-            state = read(self.path)
+            state = read(self.path, self.max_bytes)
             self._is_whole = state is not None
         except DamagedFileError as error:
-            state = read(self.previous)
+            state = read(self.previous, self.max_bytes)
             if state is None:
                 raise
             warnings.warn(
@@ -70,7 +74,9 @@ class CheckpointFile:
                 stacklevel=2,
             )
         # Without a file, a writer was killed between its two renamings.
-        return read(self.previous) if state is None else state
+        if state is None:
+            state = read(self.previous, self.max_bytes)
+        return state
 
     def save(self, state: Any) -> None:
         """Writes a state.
@@ -146,12 +152,13 @@ class DamagedFileError(ValueError):
     """A file of this kind that is not whole."""
 
 
-def read(path: str) -> Any:
+def read(path: str, max_bytes: int = MAX_BYTES) -> Any:
     """Returns the state in a file, or `None` if there is no file.
 
     Raises:
         DamagedFileError: if the file is not whole.
-        ValueError: if it is another kind of file, or of a later version.
+        ValueError: if it is another kind of file, of a later version, or
+            larger than `max_bytes`.
     """
     if not os.path.exists(path):
         return None
@@ -160,14 +167,29 @@ def read(path: str) -> Any:
             f"`path` must name a file of `Resume`. Received: path={path!r}"
         )
     with open(path, "rb") as file:
-        content = file.read()
+        length = os.fstat(file.fileno()).st_size
+        if length > max_bytes:
+            raise ValueError(
+                f"{path!r} is larger than `max_bytes`. If you trust the file "
+                f"and have the memory, raise `max_bytes`. Received: a file of "
+                f"{length} bytes and max_bytes={max_bytes}"
+            )
+        # It may grow meanwhile.
+        content = file.read(length)
     _check_version(path, content)
     body, digest = content[:-_HASH_SIZE], content[-_HASH_SIZE:]
     if hashlib.sha256(body).digest() != digest:
         raise _damaged(path)
     try:
         return _parsed(body)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         # Someone made it so: the sum is right.
         raise _damaged(path) from error
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_maml import keras_internals
 from keras_maml.callbacks import run_state
+from keras_maml.callbacks.checkpoint_file import MAX_BYTES
 from keras_maml.callbacks.checkpoint_file import CheckpointFile
 from keras_maml.streams import stream_of
 from keras_maml.validation import check_integer
@@ -59,6 +60,8 @@ class Resume(keras.callbacks.Callback):
         dataset_at: function of an int n that returns a `tf.data.Dataset` of
             what the argument of `fit` holds behind its first n meta-batches.
             Defaults to `None`.
+        max_bytes: int, the largest file that is read, in bytes. Reading one
+            takes up to three times as much memory. Defaults to `2**34`.
 
     Raises:
         ValueError: if an argument is not of that form. In `fit`, if the file
@@ -96,6 +99,7 @@ class Resume(keras.callbacks.Callback):
         save_freq: str | int = "epoch",
         settings: dict[str, Any] | None = None,
         dataset_at: Callable[[int], tf.data.Dataset] | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         super().__init__()
         if save_freq != "epoch":
@@ -106,7 +110,8 @@ class Resume(keras.callbacks.Callback):
         self.dataset_at = dataset_at
         # Keras waits for each step if a callback looks at it.
         self.async_safe = save_freq == "epoch"
-        self._file = CheckpointFile(self.path)
+        check_integer("max_bytes", max_bytes)
+        self._file = CheckpointFile(self.path, max_bytes)
         self._is_in_fit = False
         self._epochs: Any = None
         self._callbacks: list[keras.callbacks.Callback] = []

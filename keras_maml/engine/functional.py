@@ -27,7 +27,7 @@ class LearnerOutput(NamedTuple):
     state: dict[int, tf.Tensor]
 
 
-def call_learner(learner, weights, state, x, *, training):
+def call_learner(learner, weights, state, x, *, training, fixed=None):
     """Calls `learner` with `weights` in place of its trainable variables.
 
     The call assigns no variable. The result holds the new values of moving
@@ -40,13 +40,18 @@ def call_learner(learner, weights, state, x, *, training):
         state: dict of the state so far, as in `LearnerOutput.state`.
         x: structure of tensors, the input of the learner.
         training: bool, the `training` argument of the learner.
+        fixed: dict such as `state`, for variables that `state` does not have.
+            Only if the call changes them, they are in the new state. `None`
+            means that they have their own values.
 
     Returns:
         A `LearnerOutput`.
     """
     non_trainable = learner.non_trainable_variables
     mapping = list(zip(learner.trainable_variables, weights, strict=True))
-    mapping += [(non_trainable[i], value) for i, value in state.items()]
+    fixed = {i: v for i, v in (fixed or {}).items() if i not in state}
+    values = {**fixed, **state}
+    mapping += [(non_trainable[i], value) for i, value in values.items()]
     with lowering.exact_ops():
         with _LearnerScope(learner, mapping) as scope:
             outputs = learner(x, training=training)
@@ -55,7 +60,7 @@ def call_learner(learner, weights, state, x, *, training):
     new_state = {}
     for i, variable in enumerate(non_trainable):
         value = scope.get_current_value(variable)
-        if value is not None:
+        if value is not None and value is not fixed.get(i):
             new_state[i] = tf.convert_to_tensor(value)
     return LearnerOutput(outputs, losses, new_state)
 

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from keras_maml import keras_internals
+from keras_maml import tensorflow_internals
 from keras_maml.exact.gradients import dense_gradients
 
 
@@ -45,7 +46,7 @@ class RematerializedLoop:
         """
         width = len(self._carry)
 
-        @tf.custom_gradient
+        @tensorflow_internals.custom_gradient
         def loop(*arguments):
             frozen = list(arguments[width:])
             carry, carries, columns = self._forward(arguments[:width], frozen)

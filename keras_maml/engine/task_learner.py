@@ -60,6 +60,11 @@ class TaskLearner:
         self._normalization = meta_model.normalization
         self._per_step_norm = state.per_step_norm
         self._statistics = state.statistics_values()
+        # Read here, because XLA cannot read variables in a vectorized loop.
+        self._fixed = {
+            i: tf.convert_to_tensor(variable.value)
+            for i, variable in enumerate(self.learner.non_trainable_variables)
+        }
         self._inner_batch_size = inner_batch_size
         self._n_way = n_way
         self._training = training
@@ -205,7 +210,12 @@ class TaskLearner:
             self._batch_norms, use_batch_statistics
         ):
             output = functional.call_learner(
-                self.learner, weights, state, x, training=self._training
+                self.learner,
+                weights,
+                state,
+                x,
+                training=self._training,
+                fixed=self._fixed,
             )
         if per_step is not None:
             # As in Keras, only training updates the moving averages.
@@ -281,6 +291,7 @@ class TaskLearner:
                 ),
                 adapted.support_x,
                 training=self._training,
+                fixed=self._fixed,
             ).state
         statistics = {
             id(variable)

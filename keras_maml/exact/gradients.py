@@ -4,6 +4,8 @@ import functools
 
 import tensorflow as tf
 
+from keras_maml import tensorflow_internals
+
 
 def custom_gradient(function):
     """`tf.custom_gradient` for functions that a `tf.while_loop` may call.
@@ -16,7 +18,7 @@ def custom_gradient(function):
     Args:
         function: as for `tf.custom_gradient`, with tensors as arguments.
     """
-    with_gradient = tf.custom_gradient(function)
+    with_gradient = tensorflow_internals.custom_gradient(function)
 
     @functools.wraps(function)
     def call(*tensors):

@@ -229,26 +229,19 @@ class MetaPolicySearch(SavedOrRefused, PolicyTrainer):
         check_integer("episodes", episodes, minimum=2)
         tasks = check_tasks(self.environment, tasks)
         state = self.search_state
-        # Tracing takes longer than acting.
-        key = (inner_steps, episodes, self._settings())
-        if key not in state.collectors:
-            state.collectors[key] = tf.function(
-                lambda tasks, seed: [
-                    trajectories
-                    for trajectories, _ in state.learner.act(
-                        self.meta_state.theta(),
-                        tasks,
-                        inner_steps,
-                        episodes,
-                        seed,
-                    )
-                ],
-                autograph=False,
-            )
+        collector = state.collector(
+            (inner_steps, episodes, self._settings()),
+            lambda tasks, seed: [
+                trajectories
+                for trajectories, _ in state.learner.act(
+                    self.meta_state.theta(), tasks, inner_steps, episodes, seed
+                )
+            ],
+        )
         seed = tf.constant([seed, _ACTING], tf.int64)
         return [
             Trajectories(*(t.numpy() for t in trajectories))
-            for trajectories in state.collectors[key](tasks, seed)
+            for trajectories in collector(tasks, seed)
         ]
 
     def evaluate(

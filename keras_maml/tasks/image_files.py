@@ -9,13 +9,14 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
 
 def find_images(
-    root: pathlib.Path, follow_links: bool
+    root: pathlib.Path, follow_links: bool, max_pixels: int
 ) -> tuple[list[str], list[str]]:
     """Returns the images beneath `root` and the class of each.
 
     Args:
         root: path. The folder of class folders.
         follow_links: bool. See `from_folder`.
+        max_pixels: int. See `from_folder`.
 
     Returns:
         `(paths, labels)`. A label is the path of the image's folder from `root`
@@ -32,6 +33,8 @@ def find_images(
             f"`path` must hold folders of {', '.join(EXTENSIONS)} images; "
             f"there is none. Received: path={str(root)}"
         )
+    for path in paths:
+        _check_length(path, max_pixels)
     labels = [path.parent.relative_to(root).as_posix() for path in paths]
     if "." in labels:
         raise ValueError(
@@ -80,6 +83,18 @@ def _check_path(path):
             "other. Rename the file or folder, such as with `os.rename`. "
             f"Received: {os.fsencode(path)!r}"
         ) from error
+
+
+def _check_length(path, max_pixels):
+    # The file is read as a whole. Of formats without compression, PNG has most
+    # bytes for a pixel: four channels of 16 bits.
+    limit = 8 * max_pixels + 2**20
+    length = path.stat().st_size
+    if length > limit:
+        raise ValueError(
+            f"An image of `max_pixels` needs no more than {limit} bytes; this "
+            f"file has {length}. Received: {path}, max_pixels={max_pixels}"
+        )
 
 
 def _check_link(link, is_image, follow_links):

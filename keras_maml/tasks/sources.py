@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from keras_maml.tasks import image_headers
 from keras_maml.tasks.class_pool import ClassPool
 from keras_maml.tasks.image_files import find_images
 from keras_maml.tasks.loading import Preprocess
@@ -70,6 +71,7 @@ def from_folder(
     color_mode: str = "rgb",
     preprocess: Preprocess | None = None,
     follow_links: bool = False,
+    max_pixels: int = image_headers.MAX_PIXELS,
 ) -> ClassPool:
     """Makes a pool of classes from a folder of class folders of images.
 
@@ -92,7 +94,13 @@ def from_folder(
         follow_links: bool. Whether a symbolic link counts as the folder or
             image that it leads to. With `False`, such a link is an error, and
             so is a link that leads nowhere. Links to other files are passed
-            over. Defaults to `False`.
+            over. With `True`, links may lead anywhere, also out of `path`: of a
+            folder that somebody else has made, pass it only if you trust them.
+            Defaults to `False`.
+        max_pixels: int, how many pixels an image may have. Its header is read
+            before it is decoded, so that a small file cannot fill the memory.
+            A file may have 8 bytes for each of them, and a mebibyte more.
+            Defaults to 100 million.
 
     Returns:
         A `ClassPool`.
@@ -100,10 +108,11 @@ def from_folder(
     Raises:
         ValueError: If `path` is not a folder, holds no images or has images
             beside the class folders; if an image is no regular file, cannot be
-            read or has another size than the first; if `path` holds a symbolic
-            link and `follow_links` is `False`, or links form a loop or lead
-            nowhere; or if `image_size`, `color_mode` or `follow_links` is
-            impossible. The error names the file or link.
+            read, has more than `max_pixels` or another size than the first; if
+            `path` holds a symbolic link and `follow_links` is `False`, or links
+            form a loop or lead nowhere; or if `image_size`, `color_mode`,
+            `follow_links` or `max_pixels` is impossible. The error names the
+            file or link.
 
     Example:
 
@@ -126,11 +135,12 @@ def from_folder(
         )
     size = None if image_size is None else _check_image_size(image_size)
     check_bool("follow_links", follow_links)
-    paths, labels = find_images(pathlib.Path(path), follow_links)
+    check_integer("max_pixels", max_pixels)
+    paths, labels = find_images(pathlib.Path(path), follow_links, max_pixels)
 
     def read(file):
         image = tf.io.decode_image(
-            tf.io.read_file(file),
+            image_headers.checked(tf.io.read_file(file), max_pixels),
             channels=_CHANNELS[color_mode],
             expand_animations=False,
         )

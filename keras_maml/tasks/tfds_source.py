@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.tasks import image_headers
 from keras_maml.tasks.class_pool import ClassPool
 from keras_maml.tasks.loading import Preprocess
 from keras_maml.tasks.loading import read_all
+from keras_maml.validation import check_integer
 
 
 def from_tfds(
@@ -20,6 +22,7 @@ def from_tfds(
     preprocess: Preprocess | None = None,
     image_key: str = "image",
     label_key: str = "label",
+    max_pixels: int = image_headers.MAX_PIXELS,
 ) -> ClassPool:
     """Makes a pool of classes from a dataset of TensorFlow Datasets.
 
@@ -44,6 +47,8 @@ def from_tfds(
         image_key: str. The feature that holds the image. Defaults to `"image"`.
         label_key: str. The feature that holds the class, an integer or string.
             Defaults to `"label"`.
+        max_pixels: int, how many pixels an image may have, as in
+            `from_folder`. Defaults to 100 million.
 
     Returns:
         A `ClassPool`.
@@ -52,7 +57,8 @@ def from_tfds(
         ValueError: If there is no such dataset; if `data_dir` does not hold the
             dataset and `download` is `False` or the download fails; if the
             dataset has no such split or feature; or if an image cannot be read
-            or preprocessed or differs in size from the first.
+            or preprocessed, has more than `max_pixels` or differs in size from
+            the first.
 
     Example:
 
@@ -68,6 +74,7 @@ def from_tfds(
     """
     import tensorflow_datasets as tfds
 
+    check_integer("max_pixels", max_pixels)
     builder = _prepared_builder(name, data_dir, download)
     features = builder.info.features
     _check_feature("image_key", image_key, name, features)
@@ -85,7 +92,8 @@ def from_tfds(
     def read(example, split):
         image = stored = example[image_key]
         if is_image:
-            image = image_feature.decode_example(stored)
+            content = image_headers.checked(stored, max_pixels)
+            image = image_feature.decode_example(content)
         else:
             stored = tf.io.serialize_tensor(stored)
         if preprocess is not None:

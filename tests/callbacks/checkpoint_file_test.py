@@ -130,6 +130,11 @@ def sealed(text):
         b'{"state": {"array": 0}, "arrays": []}',
         b'{"state": {"array": 0}, "arrays": [["int8", [99999999999]]]}',
         b'{"state": {"array": 0}, "arrays": [["int8", [-1, 3]]]}',
+        # Terabytes, and more than any machine can count.
+        b'{"state": {"array": 0}, "arrays": [["float32", [1000000, 1000000]]]}',
+        b'{"state": {"array": 0}, "arrays": [["int8", [1%s]]]}' % (b"0" * 40),
+        b'{"state": {"array": 0}, "arrays": [["variant", [1]]]}',
+        b'{"state": ' + b"[" * 100_000 + b"]" * 100_000 + b', "arrays": []}',
         b'{"state": {"array": 0}, "arrays": [["object", [1]]]}',
         b'{"state": {"array": 0}, "arrays": [["string", [1]]]}',
     ],
@@ -156,6 +161,16 @@ def test_later_and_foreign_files_are_refused(file, content, match):
         CheckpointFile(file.path).load()
     with open(file.path, "rb") as opened:
         assert opened.read() == content
+
+
+def test_a_file_above_max_bytes_is_not_read(file):
+    file.save(1)
+    # A hole takes no room on the disk.
+    os.truncate(file.path, 2**40)
+    with pytest.raises(ValueError, match="`max_bytes`.*Received: .*bytes and"):
+        CheckpointFile(file.path).load()
+    with pytest.raises(ValueError, match=f"{2**40} bytes and max_bytes=1000"):
+        CheckpointFile(file.path, max_bytes=1000).load()
 
 
 def test_a_folder_and_a_pipe_are_no_files(tmp_path):

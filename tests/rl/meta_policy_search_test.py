@@ -219,3 +219,15 @@ def test_predictions_are_those_of_the_policy_before_it_adapts():
     predicted = meta_policy.predict(seen, verbose=0)
     for name, values in meta_policy.policy(seen).items():
         np.testing.assert_allclose(predicted[name], values, rtol=1e-5)
+
+
+def test_few_traces_of_collect_are_kept():
+    """Each is megabytes, and settings may change before each call."""
+    meta_policy = search(rl.TabularMDP(3, 2, 4), inner_steps=0)
+    state = meta_policy.search_state
+    first = state.collector(0, lambda: None)
+    for settings in range(20):
+        state.collector(settings, lambda: None)
+        assert state.collector(0, lambda: None) is first
+    assert len(state.collectors) == 8
+    assert set(state.collectors) == {0, *range(13, 20)}

@@ -1,0 +1,42 @@
+"""Memory is flat in long runs; minutes each, so not in the everyday tests.
+
+`pytest -m slow -s tests/long_runs_test.py` prints the figures.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import long_runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", long_runs.COUNTS)
+def test_memory_is_flat(name):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.long_runs", name],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    line = done.stdout.splitlines()[-1]
+    print(line)
+    result = json.loads(line)
+    # From a fifth of the run to its end.
+    for column, most in (
+        ("resident_mib", 60),
+        ("python_mib", 4),
+        ("objects", 20_000),
+    ):
+        growth = result[column][-1] - result[column][0]
+        assert growth < most, f"{column} grows by {growth}: {line}"
+
+
+@pytest.mark.parametrize("name", ["adapts", "evaluations"])
+def test_a_short_run_is_measured(name):
+    result = long_runs.measure(name, 10)
+    assert result["done"] == [2, 4, 6, 8, 10]
+    # One trace has thousands of objects.
+    assert result["objects"][-1] - result["objects"][1] < 100
