@@ -24,14 +24,16 @@ def test_memory_is_flat(name):
     line = done.stdout.splitlines()[-1]
     print(line)
     result = json.loads(line)
-    # From a fifth of the run to its end.
-    for column, most in (
-        ("resident_mib", 60),
-        ("python_mib", 4),
-        ("objects", 20_000),
-    ):
+    # From a fifth of the run to its end. TensorFlow keeps kernels for each
+    # shape, in C++; one trace has thousands of Python's objects.
+    limits = {
+        "resident_mib": 150 if name == "predicts" else 60,
+        "python_mib": 2,
+        "objects": 10_000,
+    }
+    for column, limit in limits.items():
         growth = result[column][-1] - result[column][0]
-        assert growth < most, f"{column} grows by {growth}: {line}"
+        assert growth < limit, f"{column} grows by {growth}: {line}"
 
 
 @pytest.mark.parametrize("name", ["adapts", "evaluations"])
