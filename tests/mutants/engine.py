@@ -170,8 +170,8 @@ MUTANTS = [
     # -- State
     Mutant(
         "engine/functional.py",
-        "mapping += [(non_trainable[i], value) for i, value in state.items()]",
-        "",
+        "values = {**fixed, **state}",
+        "values = fixed",
         "engine/functional_test.py::test_moving_averages_and_counters_move",
     ),
     Mutant(

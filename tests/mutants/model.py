@@ -138,7 +138,9 @@ MUTANTS = [
     ),
     Mutant(
         "callbacks/checkpoint_file.py",
-        "return read(self.previous) if state is None else state",
+        "if state is None:\n"
+        "            state = read(self.previous, self.max_bytes)\n"
+        "        return state",
         "return state",
         f"{_FILE}::test_a_writer_may_be_killed_between_its_two_renamings",
     ),

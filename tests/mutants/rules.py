@@ -125,7 +125,8 @@ MUTANTS = [
         "meta_gradients.py",
         "way_back *= tf.cast(weight, way_back.dtype)",
         "",
-        "replicas_test.py::test_sample_weight_counts_in_reptile",
+        "implicit_gradients_test.py"
+        "::test_reptile_takes_the_mean_weight_of_two_outputs",
     ),
     Mutant(
         "meta_gradients.py",
