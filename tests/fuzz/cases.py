@@ -212,12 +212,14 @@ def data(case, network):
         "query_x": inputs(case.queries),
     }
     y = targets(case.queries)
-    if case.prototypes:
-        y = np.minimum(y, x["support_y"].max(1, keepdims=True))
     if case.support_weight:
         x["support_weight"] = _weights(
             case, rng, case.support_weight, case.support
         )
+    if case.prototypes:
+        # The largest label that counts tells how many classes there are.
+        labels = x["support_y"] * (x.get("support_weight", 1) != 0)
+        y = np.minimum(y, labels.max(1).min())
     sample_weight = None
     if case.sample_weight in ("tasks", "task of 0"):
         sample_weight = rng.uniform(0.2, 2, (case.tasks, 1)).astype(case.dtype)

@@ -52,6 +52,7 @@ def _check(case):
             return _check_fault(case, network, model, batch, wrong)
     run = _Run(case, network, model, batch)
     for call in case.calls:
+        run.expect(call)
         try:
             actual = run.actual(call)
         except (ValueError, tf.errors.InvalidArgumentError) as error:
@@ -83,11 +84,11 @@ def _check_not_finite(case, network, model, batch, wrong, before):
         # Right only where the number makes no difference.
         batch = wrong
     run = _Run(case, network, model, batch)
-    if batch is wrong and run.is_random:
-        # An eager model refuses it, too.
-        run.expected = np.nan, []
-    else:
-        run.expected = run.expected_training("train_on_batch")
+    run.expected = np.nan, []
+    if not run.is_random:
+        run.expect("train_on_batch")
+    elif batch is not wrong:
+        run.expected = run.eager_training("train_on_batch")
     try:
         actual = train_on_batch(model, wrong)
     except (ValueError, tf.errors.InvalidArgumentError) as error:
@@ -126,16 +127,30 @@ class _Run:
         self.is_half = case.policy is not None
         self.is_random = case.kind == "dropout"
 
-    def actual(self, call):
-        """Calls the library, after the reference has computed the same."""
+    def expect(self, call):
+        """Keeps what the reference says that a call returns."""
         x, y, weight = self.batch
         filled_x = filled(x, None, None)[0]
+        if call in ("train_on_batch", "fit"):
+            # Dropout: what an eager model does, see `actual`.
+            if not self.is_random:
+                self.expected = self._reference_training(call)
+        elif call == "evaluate":
+            self.expected = self.plain.evaluate(*filled(x, y, weight)).loss
+        elif call == "adapt":
+            self.expected = self.plain.adapted_predictions(filled_x, 0)
+        else:
+            self.expected = self.plain.evaluate(filled_x, y, None).predictions
+
+    def actual(self, call):
+        """Calls the library."""
+        x, y, weight = self.batch
         size = self.case.batch_size
         if call in ("train_on_batch", "fit"):
-            self.expected = self.expected_training(call)
+            if self.is_random:
+                self.expected = self.eager_training(call)
             return self._training(call)
         if call == "evaluate":
-            self.expected = self.plain.evaluate(*filled(x, y, weight)).loss
             return self.model.evaluate(
                 x,
                 y,
@@ -144,12 +159,10 @@ class _Run:
                 verbose=0,
                 return_dict=True,
             )["loss"]
-        self.expected = self.plain.evaluate(filled_x, y, None).predictions
         if call == "predict":
             return self.model.predict(x, batch_size=size, verbose=0)
         if call == "call":
             return self.model(x).numpy()
-        self.expected = self.plain.adapted_predictions(filled_x, 0)
         support = [
             None
             if key not in x
@@ -159,12 +172,6 @@ class _Run:
         adapted = self.model.adapt(*support[:2], support_weight=support[2])
         query = tf.nest.map_structure(lambda t: t[0], x["query_x"])
         return adapted(query, training=False).numpy()
-
-    def expected_training(self, call):
-        """Returns the loss and the variables after training."""
-        if self.is_random:
-            return self._eager_training(call)
-        return self._reference_training(call)
 
     def _training(self, call):
         """Trains the model, and returns the loss."""
@@ -237,7 +244,7 @@ class _Run:
         self.model.optimizer.iterations.assign(iterations)
         return sum(losses) / len(y), end
 
-    def _eager_training(self, call):
+    def eager_training(self, call):
         """Returns the same as `_reference_training`, of an eager model."""
         eager = dataclasses.replace(self.case, mode="eager", task_map="loop")
         network, model = cases.make(eager)
