@@ -235,7 +235,10 @@ def test_auto_is_silent_about_what_it_tries(monkeypatch):
 
     class Handler(logging.Handler):
         def emit(self, record):
-            records.append(record.getMessage())
+            message = record.getMessage()
+            # TensorFlow counts the traces of all models of the process.
+            if "triggered tf.function retracing" not in message:
+                records.append(message)
 
     handler = Handler()
     tf.get_logger().addHandler(handler)
