@@ -1,4 +1,4 @@
-"""What is known of a dataset whose episodes have numbers."""
+"""Endless datasets, and what is known of those whose episodes have numbers."""
 
 from collections.abc import Callable
 
@@ -85,3 +85,14 @@ class EpisodeStream:
 def stream_of(dataset: object) -> EpisodeStream | None:
     """Returns the `EpisodeStream` of a dataset, or `None` if unknown."""
     return getattr(dataset, "episode_stream", None)
+
+
+def counter(start: int = 0) -> tf.data.Dataset:
+    """Returns an endless dataset of the integers from `start`.
+
+    TensorFlow never frees the function within `tf.data.Dataset.counter`, so
+    that each `fit` would leave one.
+    """
+    return tf.data.Dataset.range(start, tf.int64.max).apply(
+        tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    )

@@ -53,6 +53,13 @@ FOUND = {
         mode="vectorized",
         calls=("train_on_batch",),
     ),
+    "Keras warned of the names of two inputs below a head of prototypes": Case(
+        kind="two_inputs",
+        loss="sparse",
+        outputs=2,
+        prototypes=True,
+        calls=("adapt",),
+    ),
 }
 
 

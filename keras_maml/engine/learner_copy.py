@@ -56,7 +56,12 @@ def _with_head(body, head, x):
     dense = keras.layers.Dense(kernel.shape[-1], name="head")
     dense.build(kernel.shape[:1])
     dense.set_weights([kernel, bias])
+    # Keras wants the inputs in a dict to have the names of their keys.
+    names = {id(t): key for key, t in x.items()} if isinstance(x, dict) else {}
     inputs = tf.nest.map_structure(
-        lambda t: keras.Input(t.shape[1:], dtype=t.dtype.name), x
+        lambda t: keras.Input(
+            t.shape[1:], dtype=t.dtype.name, name=names.get(id(t))
+        ),
+        x,
     )
     return keras.Model(inputs, dense(body(inputs)), name=body.name)

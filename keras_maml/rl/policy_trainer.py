@@ -9,6 +9,7 @@ from keras_maml import keras_internals
 from keras_maml.engine.around_fit import around_fit
 from keras_maml.rl.environments.environment import TaskSampler
 from keras_maml.rl.policy_learner import support_of
+from keras_maml.streams import counter
 from keras_maml.validation import check_integer
 
 # Tells the random numbers of training from others of the same seed.
@@ -60,7 +61,7 @@ class PolicyTrainer(keras.Model):
         self._prepare_training(task_sampler)
         arguments = {
             # One element a step; its value means nothing.
-            "x": tf.data.Dataset.counter(),
+            "x": counter(),
             "epochs": epochs,
             "steps_per_epoch": steps_per_epoch,
             "initial_epoch": initial_epoch,

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maml.streams import EpisodeStream
+from keras_maml.streams import counter
 from keras_maml.tasks.parallel_map import parallel_map
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_seed
@@ -209,7 +210,7 @@ class TaskDistribution:
         first = start // BLOCK
         if count is None:
             end = tf.int64.max
-            blocks = tf.data.Dataset.counter(first)
+            blocks = counter(first)
         else:
             end = start + count
             blocks = tf.data.Dataset.range(first, -(-end // BLOCK))
