@@ -63,6 +63,11 @@ FOUND = {
 }
 
 
+def test_the_error_of_no_task_left_names_its_argument():
+    case = Case(tasks=1, bad_tasks="skip", fault="nan in support", calls=())
+    assert checks.check(case) == checks.REFUSED
+
+
 @pytest.mark.parametrize("fault", FOUND)
 def test_found_faults_stay_mended(fault):
     assert checks.check(FOUND[fault]) == checks.EQUAL

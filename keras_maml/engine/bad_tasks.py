@@ -129,7 +129,7 @@ class BadTask(NamedTuple):
             name += f", episode {self.episode},"
         remedy = 'To leave out such tasks, pass `bad_tasks="skip"`.'
         if mode == "skip":
-            remedy = "No task of the meta-batch is left."
+            remedy = "`bad_tasks` would leave no task of the meta-batch."
         return ValueError(
             f"The {self.part} of {name} is not finite. The step has changed "
             "neither θ nor the optimizer. Look for data that are NaN or "
