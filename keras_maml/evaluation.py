@@ -110,11 +110,17 @@ def evaluate_tasks(
             f"`dataset` holds no meta-batch. Received: dataset={dataset}"
         )
     finite = np.concatenate([batch_finite for _, batch_finite in collected])
-    if not finite.any() or meta_model.bad_tasks == "raise" and not finite.all():
+    skips = meta_model.bad_tasks == "skip"
+    if not (finite.any() if skips else finite.all()):
+        remedy = (
+            'To leave out such tasks, pass `bad_tasks="skip"` to the '
+            "`MetaModel`."
+        )
+        if skips:
+            remedy = "No task of the dataset is left."
         raise ValueError(
             "What a task depends on, its predictions or its score are not "
-            "finite. To leave out such tasks, pass "
-            '`bad_tasks="skip"` to the `MetaModel`. Received: '
+            f"finite. {remedy} Received: "
             f"{(~finite).sum()} such tasks of {finite.size}, the first of "
             f"them task {finite.argmin()} of the dataset"
         )
@@ -129,11 +135,11 @@ def evaluate_tasks(
 
 def _finite_tasks(structure):
     """Returns whether all floats of each task are finite, `(T,)`."""
-    finite = [
-        tf.reduce_all(
-            tf.math.is_finite(tensor), list(range(1, tensor.shape.rank))
-        )
-        for tensor in tf.nest.flatten(structure)
-        if tensor.dtype.is_floating
-    ]
+    tensors = tf.nest.flatten(structure)
+    # Token ids and labels are no floats.
+    finite = [tf.fill(tf.shape(tensors[0])[:1], True)]
+    for tensor in tensors:
+        if tensor.dtype.is_floating:
+            axes = list(range(1, tensor.shape.rank))
+            finite.append(tf.reduce_all(tf.math.is_finite(tensor), axes))
     return tf.reduce_all(tf.stack(finite), 0)

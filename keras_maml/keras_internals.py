@@ -273,7 +273,12 @@ class AutoJitCompile:
     class replaces `"auto"` by `None` instead: the library may still choose.
     """
 
+    # Whether Keras may choose that XLA compiles whole steps, as on a GPU.
+    whole_steps_may_compile = True
+
     def _resolve_auto_jit_compile(self):
+        if not self.whole_steps_may_compile:
+            return None
         return super()._resolve_auto_jit_compile() or None
 
 

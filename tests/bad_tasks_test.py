@@ -159,6 +159,17 @@ def test_xla_cannot_skip_tasks_of_a_whole_step():
         meta_model.train_on_batch(*regression_batch(tasks=4))
 
 
+def test_where_keras_would_compile_whole_steps_tasks_are_skipped(monkeypatch):
+    # As on a GPU.
+    monkeypatch.setattr(
+        keras.Model, "_resolve_auto_jit_compile", lambda self: True
+    )
+    assert compiled_model().jit_compile is True
+    meta_model = compiled_model(bad_tasks="skip")
+    logs = meta_model.train_on_batch(*batch_with("support"), return_dict=True)
+    assert logs["skipped_tasks"] == 1
+
+
 class Patchy(tasks.Sinusoid):
     """Sine waves of which episode 13 has no number."""
 
@@ -231,6 +242,19 @@ def test_rows_of_weight_0_may_hold_anything(form):
     assert_same(clean.get_weights(), dirty.get_weights(), rtol=0)
 
 
+def test_steps_of_weight_0_in_a_sequence_may_hold_anything():
+    y = regression_batch(tasks=4)[1][:, :, np.newaxis] * np.ones((3, 1), "f")
+    weight = np.ones(y.shape[:3], "float32")
+    weight[BAD, 0, 1:] = 0
+    y[BAD, 0, 1:] = np.nan
+    zeros = np.zeros_like(y)
+    x = {"support_x": zeros, "support_y": zeros, "query_x": zeros}
+    learner = keras.Sequential([keras.Input((3, 1)), keras.layers.Dense(1)])
+    loss = compiled_model(learner=learner).train_on_batch(x, y, weight)[0]
+    expected = np.nan_to_num(y)[..., 0] ** 2 * weight
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["loop", "vectorized"])
 def test_tasks_of_weight_0_may_hold_anything(form):
     x, y = regression_batch(tasks=4)
@@ -298,6 +322,29 @@ def test_evaluate_tasks_names_or_leaves_out_bad_tasks():
     assert scores.values.shape == (7,)
     assert scores.skipped == 1
     assert np.isfinite(scores.mean)
+
+
+def test_evaluate_tasks_without_a_task_left():
+    skipping = compiled_model(bad_tasks="skip")
+    x, y = regression_batch(tasks=4)
+    with pytest.raises(ValueError, match="No task of the dataset is left"):
+        keras_maml.evaluate_tasks(
+            skipping, [(x, y * np.nan)], keras.losses.mean_squared_error
+        )
+
+
+def test_evaluate_tasks_of_data_without_floats():
+    learner = keras.Sequential(
+        [keras.Input((), dtype="int32"), keras.layers.Embedding(5, 2)]
+    )
+    ids = np.arange(6).reshape(2, 3) % 5
+    x = {"support_x": ids, "support_y": ids % 2, "query_x": ids}
+    [scores] = keras_maml.evaluate_tasks(
+        compiled_model(learner=learner, loss="sparse_categorical_crossentropy"),
+        [(x, ids % 2)],
+        keras.metrics.sparse_categorical_accuracy,
+    ).values()
+    assert scores.values.shape == (2,)
 
 
 def test_adapt_refuses_what_is_not_finite():

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from keras_maml.engine.bad_tasks import BadTask
 from tests import replicated_training
 from tests.replicated_training import ALGORITHMS
 from tests.replicated_training import WEIGHTS
@@ -94,3 +95,18 @@ def test_eager_replicas_without_a_task_are_refused():
     x, y = regression_batch(tasks=1)
     with pytest.raises(ValueError, match="a task on each replica.* 0 tasks"):
         meta_model.fit(x, y, batch_size=1, verbose=0)
+
+
+def test_xla_does_not_compile_the_step_of_several_replicas():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
+        meta_model.compile("sgd", "mse", jit_compile=True)
+    x, y = regression_batch(tasks=4)
+    with pytest.raises(ValueError, match="several replicas.* 2 replicas"):
+        meta_model.fit(x, y, batch_size=4, verbose=0)
+
+
+def test_a_bad_task_of_a_replica_is_no_task_of_the_whole_meta_batch():
+    error = BadTask(1, "query loss", replicas=2).error("raise")
+    assert "task 1 of one replica's part of a meta-batch" in str(error)

@@ -114,17 +114,22 @@ class BadTask(NamedTuple):
         task: int, the index in the meta-batch, or -1: all tasks together.
         part: string, what is not finite.
         episode: int, the number of the episode, or -1 if unknown.
+        replicas: int, the number of replicas that share the meta-batch. Then
+            `task` is the index in the part of one of them.
     """
 
     task: int
     part: str
     episode: int = -1
+    replicas: int = 1
 
     def error(self, mode):
         """Returns the `ValueError` that stops a step, in one of `MODES`."""
         name = "all tasks of the meta-batch together"
         if self.task >= 0:
             name = f"task {self.task} of the meta-batch"
+            if self.replicas > 1:
+                name = f"task {self.task} of one replica's part of a meta-batch"
         if self.episode >= 0:
             name += f", episode {self.episode},"
         remedy = 'To leave out such tasks, pass `bad_tasks="skip"`.'

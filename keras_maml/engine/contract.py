@@ -130,7 +130,21 @@ def check_targets(x, y, sample_weight):
             checks.append(
                 check_lengths([query, weight], 1, _WEIGHTS, received, True)
             )
+    sample_weight = _without_none(sample_weight, query)
     return run_time_checks.after(checks, (y, sample_weight))
+
+
+def _without_none(sample_weight, query):
+    """Gives targets without a weight the weight 1 where others have one."""
+    weights = tf.nest.flatten(sample_weight)
+    if all(weight is None for weight in weights):
+        return None
+    if all(weight is not None for weight in weights):
+        return sample_weight
+    ones = tf.ones(tf.shape(query)[:2], keras.backend.floatx())
+    return tf.nest.map_structure(
+        lambda weight: ones if weight is None else weight, sample_weight
+    )
 
 
 def check_support(support_x, support_y, support_weight=None):

@@ -141,6 +141,7 @@ class MetaStep:
                     i,
                     bad_tasks.PARTS[finite.argmin()],
                     -1 if episodes is None else int(episodes[i]),
+                    self._model.distribute_strategy.num_replicas_in_sync,
                 )
         return bad_tasks.BadTask(-1, "mean over tasks")
 

@@ -142,6 +142,11 @@ class MetaTrainer(
         return self.test_function
 
     @property
+    def whole_steps_may_compile(self):
+        # See the error of `MetaStep.run`.
+        return self.bad_tasks != "skip"
+
+    @property
     def metrics(self):
         skipped = self.meta_state.skipped_tasks
         return super().metrics + ([] if skipped is None else [skipped])
@@ -207,8 +212,13 @@ class MetaTrainer(
             checks = targets.checked(self, x, y, sample_weight)
             return run_time_checks.after(tf.nest.flatten(checks), data)
 
-        if tf.distribute.in_cross_replica_context():
-            return self.distribute_strategy.run(check, args=(data,))
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "XLA cannot compile a step of several replicas as a whole. "
+                'Compile the model with `jit_compile="auto"`. '
+                "Received: jit_compile=True and "
+                f"{self.distribute_strategy.num_replicas_in_sync} replicas"
+            )
         return check(data)
 
     def _step(self, data, training):

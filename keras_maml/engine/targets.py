@@ -52,8 +52,8 @@ def checked(meta_model, x, y=None, sample_weight=None):
     Returns:
         A tuple `(x, y)`. Rows of weight 0 are filled, see `weightless`. If a
         label of weight 0 is still no class, it is 0, so that a loss can read
-        it. In a graph, they are read after the checks
-        of what the trace did not know.
+        it. In a graph, they are read after the checks of what the trace did
+        not know.
 
     Raises:
         ValueError: if a target does not fit.
@@ -194,7 +194,7 @@ def _check_labels(target):
     if rule.ignore_class is not None:
         is_wrong &= numbers != tf.cast(rule.ignore_class, numbers.dtype)
     if target.weight is not None:
-        counts = _has_weight(target.weight, labels)
+        counts = weightless.has_weight(target.weight, labels)
         # The largest label may tell the number of classes.
         unused = ~counts & (is_wrong | (target.classes is None))
         labels = tf.where(unused, tf.zeros_like(labels), labels)
@@ -225,15 +225,6 @@ def _check_labels(target):
         f"Received: {target.name} with the label",
         received,
     )
-
-
-def _has_weight(weight, labels):
-    """Returns whether labels have a weight, of a shape that broadcasts."""
-    while weight.shape.rank > labels.shape.rank and weight.shape[-1] == 1:
-        weight = tf.squeeze(weight, -1)
-    while weight.shape.rank < labels.shape.rank:
-        weight = weight[..., tf.newaxis]
-    return weight != 0
 
 
 def _labels_text(target):

@@ -3,7 +3,8 @@
 A weight of 0 does not keep NaN out of a loss: 0 · NaN is NaN. Rows of weight 0
 are therefore replaced by rows of the same set that count, in turn. So they also
 add nothing foreign to the statistics of `BatchNormalization`. Tasks of weight 0
-are replaced by the first task of their replica that counts, or by zeros.
+are replaced by the first task of their replica that counts, or by zeros. In a
+row of a sequence of which some steps count, NaN in the others becomes 0.
 """
 
 import tensorflow as tf
@@ -15,17 +16,16 @@ def filled(x, y=None, sample_weight=None):
     Args:
         x: dict of tensors, the inputs of a meta-batch.
         y: structure of tensors `(T, Q, ...)`, the query targets, or `None`.
-        sample_weight: structure of weights `(T, Q)` or `(T, 1)`, or `None`.
-            The structure may hold `None` for targets that all count.
+        sample_weight: structure of weights `(T, Q, ...)` or `(T, 1)`, or
+            `None`.
 
     Returns:
         A tuple `(x, y)`.
     """
     x = _filled_support(x)
-    weights = tf.nest.flatten(sample_weight)
-    if y is None or any(weight is None for weight in weights):
+    if y is None or sample_weight is None:
         return x, y
-    return _filled_queries(x, y, weights)
+    return _filled_queries(x, y, tf.nest.flatten(sample_weight))
 
 
 def _filled_support(x):
@@ -51,11 +51,32 @@ def _filled_queries(x, y, weights):
         target_rows = [_rows_that_count(each) for each in counted]
     else:
         target_rows = [rows] * len(targets)
+    if len(weights) != len(targets):
+        weights = weights[:1] * len(targets)
     targets = [
-        tasks(fill(target))
-        for fill, target in zip(target_rows, targets, strict=True)
+        tasks(fill(_finite_steps(target, weight)))
+        for fill, target, weight in zip(
+            target_rows, targets, weights, strict=True
+        )
     ]
     return x, tf.nest.pack_sequence_as(y, targets)
+
+
+def has_weight(weight, target):
+    """Returns whether values have a weight, of a shape that broadcasts."""
+    while weight.shape.rank > target.shape.rank and weight.shape[-1] == 1:
+        weight = tf.squeeze(weight, -1)
+    while weight.shape.rank < target.shape.rank:
+        weight = weight[..., tf.newaxis]
+    return weight != 0
+
+
+def _finite_steps(target, weight):
+    """Returns a target without NaN in the steps of weight 0."""
+    if weight.shape.rank < 3 or not target.dtype.is_floating:
+        return target
+    counts = has_weight(weight, target) | tf.math.is_finite(target)
+    return tf.where(counts, target, tf.zeros_like(target))
 
 
 def _counted(weight, queries):

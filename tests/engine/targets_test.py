@@ -305,6 +305,21 @@ def test_several_outputs_of_a_learner_that_only_a_call_tells():
     assert len(meta_model.meta_state.output_shapes) == 1
 
 
+def test_an_output_without_weights_beside_one_with_weights():
+    def loss(without):
+        keras.utils.set_random_seed(0)
+        meta_model = classifier(
+            Widths(),
+            {"a": cross_entropy(), "b": "mse"},
+            inner_loss=lambda y, p: tf.reduce_mean(p["b"], -1),
+        )
+        y = {"a": with_label(Y, 7), "b": np.zeros((*Y.shape, 1), "float32")}
+        weights = {"a": np.float32(Y == y["a"]), "b": without}
+        return meta_model.train_on_batch(support(0), y, weights)
+
+    assert loss(None) == pytest.approx(loss(np.ones(Y.shape)))
+
+
 @pytest.mark.parametrize("form", ["dict", "list"])
 def test_outputs_in_any_order(form):
     inputs = keras.Input((2,))
