@@ -134,6 +134,26 @@ def test_a_skipped_task_is_as_if_it_were_not_there(form, part):
     )
 
 
+class ComparesInputs(keras_maml.MetaModel):
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        del y_pred, sample_weight
+        return {"difference": tf.reduce_max(tf.abs(x["query_x"] - y))}
+
+
+@pytest.mark.parametrize("form", ["loop", "eager"])
+@pytest.mark.parametrize("mode", ["skip", "raise"])
+def test_metrics_get_the_inputs_that_belong_to_the_targets(mode, form):
+    meta_model = ComparesInputs(small_mlp(), task_map="loop", bad_tasks=mode)
+    meta_model.compile("sgd", "mse", run_eagerly=form == "eager")
+    x, _ = batch_with("support") if mode == "skip" else regression_batch(4)
+    # Row 1 of each task is replaced by a copy of row 0.
+    weight = np.array([[1, 0] + [1] * (x["query_x"].shape[1] - 2)] * 4, "f")
+    logs = meta_model.train_on_batch(
+        x, x["query_x"], sample_weight=weight, return_dict=True
+    )
+    assert logs["difference"] == 0
+
+
 def test_skipped_tasks_are_counted_over_an_epoch():
     meta_model = compiled_model(bad_tasks="skip")
     x, y = batch_with("support", np.inf)

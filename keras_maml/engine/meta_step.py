@@ -19,6 +19,7 @@ class StepResult(NamedTuple):
     With `bad_tasks="skip"`, all fields are of the tasks that are not left out.
 
     Attributes:
+        x: dict of tensors, the inputs of the tasks.
         y_pred: structure of tensors `(T, Q, ...)`, the predictions.
         y, sample_weight: the targets of these predictions, and their weights
             or `None`.
@@ -29,6 +30,7 @@ class StepResult(NamedTuple):
             if the step has failed by then.
     """
 
+    x: dict[str, Any]
     y_pred: Any
     y: Any
     sample_weight: Any
@@ -106,6 +108,7 @@ class MetaStep:
             # The sum of what is looked at means nothing.
             del total["probes"]
             if skips:
+                each["x"] = self._tasks["x"]
                 each, total, finite = tf.cond(
                     finite, lambda: (each, total, finite), self._without_bad
                 )
@@ -121,6 +124,7 @@ class MetaStep:
                 weights[i] = tf.zeros_like(weights[i])
         functional.set_masks(each["y_pred"], each["masks"])
         return StepResult(
+            each.get("x", self._tasks["x"]),
             each["y_pred"],
             each["y"],
             each.get("sample_weight"),
@@ -184,7 +188,8 @@ class MetaStep:
         each, total, finite = self._map(self._good_task)
         good = tf.reduce_all(each.pop("finite"), -1)
         each = tf.nest.map_structure(
-            lambda t: tf.boolean_mask(t, good), {**each, **self._targets()}
+            lambda t: tf.boolean_mask(t, good),
+            {**each, **self._targets(), "x": self._tasks["x"]},
         )
         return each, total, finite
 

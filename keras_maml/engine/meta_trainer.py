@@ -250,7 +250,10 @@ class MetaTrainer(
                 tf.cast(all_tasks, result.count.dtype) - result.count
             )
         logs = self.compute_metrics(
-            x, result.y, result.y_pred, sample_weight=result.sample_weight
+            result.x,
+            result.y,
+            result.y_pred,
+            sample_weight=result.sample_weight,
         )
         mean, (values, all_tasks) = replicas.mean_over_tasks(
             result.mean,
