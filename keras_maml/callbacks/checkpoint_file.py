@@ -12,7 +12,8 @@ A file holds, one after another:
 
 A new file is written beside the old one and takes its place when it is whole.
 The one before stays as `<path>.previous`. So there is a whole file at any time.
-As long as a run lasts, it holds a lock on `<path>.lock`.
+As long as a run lasts, it holds a lock on `<path>.lock`. The empty file stays:
+another run may have opened it, whose lock would not be on a new one.
 """
 
 import contextlib
@@ -108,18 +109,13 @@ class CheckpointFile:
             OSError: if no file can be written there.
             ValueError: if another run has the lock.
         """
-        lock = self.path + ".lock"
         with self._naming_the_file():
             os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-            file = open(lock, "w")
+            file = open(self.path + ".lock", "w")
         with file:
             if fcntl is not None:
                 self._lock(file)
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):
-                    os.remove(lock)
+            yield
 
     def _lock(self, file):
         try:

@@ -47,6 +47,7 @@ class Resume(keras.callbacks.Callback):
 
     A new file takes the place of the old one when it is whole, and the one
     before stays as `<path>.previous`. So killing the process never loses both.
+    The empty `<path>.lock` keeps a second run away.
     If several workers train together, the chief writes, and all must be able to
     read `path`. The callback runs behind all others.
 

@@ -77,6 +77,19 @@ def test_the_one_before_is_kept(file):
     ]
 
 
+def test_a_lock_is_there_for_all_runs(file):
+    fcntl = pytest.importorskip("fcntl")
+    with file.locked():
+        # Another run opens the file now, and locks it as soon as it is free.
+        other = open(file.path + ".lock")
+    with other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(ValueError, match="Another run"), file.locked():
+            pass
+    with file.locked():
+        pass
+
+
 def test_a_writer_may_be_killed_between_its_two_renamings(file):
     file.save(1)
     os.replace(file.path, file.previous)
