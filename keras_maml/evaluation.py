@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.engine import contract
 from keras_maml.engine import weightless
 from keras_maml.task_scores import TaskScores
 
@@ -35,10 +36,11 @@ def evaluate_tasks(
         A dict from each number of steps to its `TaskScores`.
 
     Raises:
-        ValueError: if the dataset is infinite or empty, if `metric` is not a
-            function that returns a value for each query, or if a task is not
-            finite, unless the model has `bad_tasks="skip"`. Then such tasks
-            are left out, and counted in `TaskScores.skipped`.
+        ValueError: if the dataset is infinite or empty, if it does not hold
+            meta-batches, if `metric` is not a function that returns a value
+            for each query, or if a task is not finite, unless the model has
+            `bad_tasks="skip"`. Then such tasks are left out, and counted in
+            `TaskScores.skipped`.
 
     Example:
 
@@ -80,6 +82,8 @@ def evaluate_tasks(
     @tf.function(reduce_retracing=True, autograph=False)
     def scores(x, y, weight=None):
         results = []
+        x = contract.check_inputs(x)
+        y, weight = contract.check_targets(x, y, weight)
         x, y = weightless.filled(x, y, weight)
         finite = _finite_tasks([x, y])
         for steps in inner_steps:

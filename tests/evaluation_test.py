@@ -17,6 +17,29 @@ def test_mean_and_interval():
     assert keras_maml.TaskScores(np.array([1.0])).ci95 == float("inf")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y, w: ({"support_x": y}, y, w), "Missing keys"),
+        (lambda x, y, w: (x, y[:, :3], w), "first two axes of y"),
+        (lambda x, y, w: (x, y, w[:, 0]), "`sample_weight` must have the axes"),
+        (
+            lambda x, y, w: ({**x, "support_weight": w[:, :3]}, y, w),
+            "the same number of examples",
+        ),
+    ],
+    ids=["keys", "y", "sample_weight", "support_weight"],
+)
+def test_the_form_of_a_meta_batch_is_checked_first(change, message):
+    meta_model = keras_maml.MetaModel(small_mlp(), inner_loss="mse")
+    x, y = regression_batch(tasks=2)
+    batch = change(x, y, np.ones(y.shape[:2], "f"))
+    with pytest.raises(ValueError, match=message):
+        keras_maml.evaluate_tasks(
+            meta_model, [batch], keras.losses.mean_squared_error
+        )
+
+
 def test_scores_are_those_of_the_predictions():
     meta_model = keras_maml.MetaModel(
         small_mlp(), inner_optimizer=0.1, evaluation_steps=2, inner_loss="mse"

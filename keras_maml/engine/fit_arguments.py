@@ -31,8 +31,8 @@ def checked(method, args, kwargs):
         An `inspect.BoundArguments`.
 
     Raises:
-        ValueError: if the call would never end, or if an array holds texts or
-            other objects.
+        ValueError: if the call would never end, if an array holds texts or
+            other objects, or if it has class weights and no dataset.
     """
     signature = inspect.signature(method)
     bound = signature.bind(*args, **kwargs)
@@ -46,6 +46,7 @@ def checked(method, args, kwargs):
             )
     for name in ("x", "y", "sample_weight", "validation_data"):
         _check_dtypes(name, bound.arguments.get(name))
+    _check_class_weight(bound.arguments)
     if method is keras.Model.predict:
         return bound
     for name in ("x", "validation_data"):
@@ -65,6 +66,21 @@ def _check_dtypes(name, arrays):
             _check_dtypes(name, value)
     elif isinstance(arrays, np.ndarray):
         contract.check_dtype(name, arrays)
+
+
+def _check_class_weight(arguments):
+    # Keras would look up one weight for each task. Of a dataset with targets
+    # (T, Q, n), it looks up one for each query.
+    weight, x = arguments.get("class_weight"), arguments.get("x")
+    if weight is not None and not isinstance(x, tf.data.Dataset):
+        targets = keras.tree.flatten(arguments.get("y"))
+        dtypes = [str(getattr(y, "dtype", type(y))) for y in targets]
+        raise ValueError(
+            "`class_weight` cannot be used: Keras takes the first axis, of "
+            "tasks, for the examples. Pass the weight of each query in "
+            "`sample_weight`, of shape (tasks, query). "
+            f"Received: class_weight={weight} and y of dtype {dtypes}"
+        )
 
 
 def _check_ends(name, dataset, limit, steps):

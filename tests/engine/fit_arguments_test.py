@@ -60,6 +60,14 @@ def test_what_limits_every_epoch_is_enough():
         keras.config.set_max_steps_per_epoch(None)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_class_weights_of_arrays_are_refused(dtype):
+    x, y = regression_batch(tasks=2)
+    message = f"`class_weight` cannot .*class_weight={{0: 2.0}} and .*{dtype}"
+    with pytest.raises(ValueError, match=message):
+        compiled().fit(x, y.astype(dtype), class_weight={0: 2.0})
+
+
 def test_texts_are_refused_by_name():
     x, y = regression_batch()
     meta_model = compiled()
