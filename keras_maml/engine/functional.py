@@ -68,6 +68,8 @@ def call_learner(learner, weights, state, x, *, training, fixed=None):
 class _LearnerScope(keras.StatelessScope):
     """A scope that refuses to lose what a layer assigns.
 
+    A value that is assigned within a loop of a graph cannot be read outside.
+
     Args:
         learner: a built Keras model.
         mapping: list of pairs of a variable and its value in the scope.
@@ -76,6 +78,7 @@ class _LearnerScope(keras.StatelessScope):
     def __init__(self, learner, mapping):
         super().__init__(mapping, collect_losses=True)
         self._learner = learner
+        self._graph = tf.compat.v1.get_default_graph()
         self._known = {
             id(variable)
             for variable in (*learner.variables, *learner.metrics_variables)
@@ -89,6 +92,16 @@ class _LearnerScope(keras.StatelessScope):
                 "the value would be lost. If the variable is a random seed, "
                 "give the layer a `keras.random.SeedGenerator` as an attribute "
                 "and pass it as `seed`. "
+                f"Received: learner {self._learner.name!r} and variable "
+                f"{variable.path!r}"
+            )
+        if tf.compat.v1.get_default_graph() is not self._graph:
+            raise ValueError(
+                "A layer within a loop or a branch, such as "
+                "`BatchNormalization` in the cell of a `keras.layers.RNN`, "
+                "changes its state, which cannot be read outside. Pass "
+                "`unroll=True` to the RNN, or freeze the layer with "
+                "`trainable=False`. "
                 f"Received: learner {self._learner.name!r} and variable "
                 f"{variable.path!r}"
             )

@@ -83,6 +83,59 @@ def test_a_draw_without_a_seed_of_the_layer_is_refused():
         meta_model.train_on_batch(x, np.repeat(y, 3, -1))
 
 
+class NormalizingCell(keras.layers.SimpleRNNCell):
+    def __init__(self, units, normalizes=True, **kwargs):
+        super().__init__(units, **kwargs)
+        self.normalization = keras.layers.BatchNormalization(
+            trainable=normalizes
+        )
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.normalization.build((None, self.units))
+
+    def call(self, inputs, states, training=False):
+        output, states = super().call(inputs, states, training=training)
+        return self.normalization(output, training=training), states
+
+
+def recurrent_model(unroll, **kwargs):
+    cell = NormalizingCell(3, **kwargs)
+    learner = keras.Sequential(
+        [
+            keras.Input((4, 1)),
+            keras.layers.RNN(cell, unroll=unroll),
+            keras.layers.Dense(1),
+        ]
+    )
+    meta_model = keras_maml.MetaModel(learner, task_map="loop")
+    meta_model.compile("sgd", "mse")
+    x, y = regression_batch(tasks=2)
+    x["support_x"] = np.repeat(x["support_x"][:, :, np.newaxis], 4, 2)
+    x["query_x"] = np.repeat(x["query_x"][:, :, np.newaxis], 4, 2)
+    return meta_model, x, y
+
+
+def test_a_state_that_changes_within_a_loop_is_refused():
+    meta_model, x, y = recurrent_model(unroll=False)
+    for call in (
+        lambda: meta_model.train_on_batch(x, y),
+        lambda: meta_model.predict(x, verbose=0),
+    ):
+        with pytest.raises(
+            ValueError, match=r"Pass `unroll=True`.* variable .*/moving_mean'"
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"unroll": True}, {"unroll": False, "normalizes": False}]
+)
+def test_a_cell_may_normalize_if_unrolled_or_frozen(kwargs):
+    meta_model, x, y = recurrent_model(**kwargs)
+    assert np.isfinite(meta_model.train_on_batch(x, y))
+
+
 class Stopped(keras.layers.Layer):
     def call(self, inputs):
         return keras.ops.stop_gradient(inputs)
