@@ -54,6 +54,9 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
     - `x["support_weight"]`, optional: `(T, S)`, 0 for rows of padding
     - `sample_weight`, optional: `(T, Q)`, or `(T, 1)` for one weight per task
 
+    Copies of others take the place of rows and tasks of weight 0. `metrics`
+    count the copies too, and `weighted_metrics` leave them out.
+
     Args:
         learner: a Keras model (Sequential, Functional or subclassed) of one
             task. Its weights are θ.

@@ -146,7 +146,7 @@ def test_metrics_get_the_inputs_that_belong_to_the_targets(mode, form):
     meta_model = ComparesInputs(small_mlp(), task_map="loop", bad_tasks=mode)
     meta_model.compile("sgd", "mse", run_eagerly=form == "eager")
     x, _ = batch_with("support") if mode == "skip" else regression_batch(4)
-    # Row 1 of each task is replaced by a copy of row 0.
+    # Row 1 of each task is replaced by a copy of another row.
     weight = np.array([[1, 0] + [1] * (x["query_x"].shape[1] - 2)] * 4, "f")
     logs = meta_model.train_on_batch(
         x, x["query_x"], sample_weight=weight, return_dict=True
@@ -409,3 +409,23 @@ def test_bad_tasks_is_saved_and_checked():
     assert copy.bad_tasks == "skip"
     with pytest.raises(ValueError, match="`bad_tasks` must be one of"):
         keras_maml.MetaModel(small_mlp(), bad_tasks="ignore")
+
+
+class OwnSteps(keras_maml.MetaModel):
+    """Logs the number of the last episode, as a custom step may."""
+
+    def train_step(self, data):
+        last = tf.reduce_max(data[0]["episode"])
+        return {"last": last, **super().train_step(data)}
+
+    def compute_loss(self, x=None, **kwargs):
+        assert sorted(x) == ["query_x", "support_x", "support_y"]
+        return super().compute_loss(x=x, **kwargs)
+
+
+def test_a_custom_step_finds_the_numbers_of_the_episodes():
+    meta_model = OwnSteps(small_mlp(), task_map="loop")
+    meta_model.compile("sgd", "mse")
+    sines = tasks.Sinusoid(k_shot=5, q_query=5, seed=0)
+    logs = meta_model.fit(sines.batch(4), steps_per_epoch=2, verbose=0)
+    assert logs.history["last"] == [7]

@@ -3,7 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
+import keras_maml
 from keras_maml.engine import weightless
+from tests.sample_models import regression_batch
+from tests.sample_models import small_mlp
 
 
 def support(weight, values):
@@ -45,3 +48,20 @@ def test_a_replica_of_tasks_that_do_not_count_is_zeros():
     x, y = weightless.filled(x, nan, tf.zeros([2, 1]))
     for tensor in (*x.values(), y):
         assert not np.any(tensor)
+
+
+def test_metrics_count_the_copies_and_weighted_metrics_do_not():
+    meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
+    meta_model.compile("sgd", "mse", metrics=["mae"], weighted_metrics=["mae"])
+    x, y = regression_batch(tasks=2)
+    weight = np.ones(y.shape[:2], "f")
+    weight[:, 1] = 0
+    logs = meta_model.evaluate(
+        x, y, sample_weight=weight, verbose=0, return_dict=True
+    )
+    x["query_x"][:, 1], y[:, 1] = x["query_x"][:, 2], y[:, 2]
+    errors = np.abs(meta_model.predict(x, verbose=0) - y)[..., 0]
+    np.testing.assert_allclose(logs["mae"], errors.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        logs["weighted_mae"], errors[weight > 0].mean(), rtol=1e-5
+    )
