@@ -27,6 +27,29 @@ def without_summing(optimizer):
     return other
 
 
+def run_if(condition, fn, *args):
+    """Calls a function on each replica if a condition holds, in a graph.
+
+    Args:
+        condition: bool scalar, the same on all replicas.
+        fn: function that assigns variables, such as an optimizer's step.
+        args: the arguments of `fn` on this replica.
+    """
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+        tf.cond(condition, lambda: fn(*args), lambda: None)
+        return
+
+    # One replica must not wait for the others within `tf.cond`, so the
+    # condition stands above all of them, as in Keras's `LossScaleOptimizer`.
+    def run_on_each(strategy, condition, args):
+        condition = strategy.experimental_local_results(condition)[0]
+        each = strategy.extended.call_for_each_replica
+        tf.cond(condition, lambda: each(fn, args), lambda: None)
+
+    context = tf.distribute.get_replica_context()
+    context.merge_call(run_on_each, args=(condition, args))
+
+
 def strategy_of_workers(model):
     """Returns the strategy of a model that belongs to several processes.
 

@@ -130,11 +130,13 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
             the same time. Each needs its own memory. Defaults to the number
             of CPU cores.
         bad_tasks: what a step does with a task whose support loss, query loss,
-            gradient or new state is not finite. `"raise"` raises a
-            `ValueError` that names the task, before θ or the optimizer
-            changes. `"skip"` leaves the task out of all means and metrics,
-            and counts it in the metric `skipped_tasks`; it raises if no task
-            is left. Defaults to `"raise"`.
+            gradient or new state is not finite, or the data that they are
+            computed from: a dataset imputes missing values before the learner
+            gets them. `"raise"` raises a `ValueError` that names the task,
+            before θ or the optimizer changes. `"skip"` leaves the task out of
+            all means and metrics, and counts it in the metric
+            `skipped_tasks`; it raises if no task is left. Defaults to
+            `"raise"`.
         name: string, the name of the model.
         **kwargs: arguments of `keras.Model`.
 

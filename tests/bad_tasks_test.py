@@ -237,6 +237,26 @@ def test_nan_that_a_relu_hides_is_found(part):
             call(x, y)
 
 
+@keras.saving.register_keras_serializable()
+class Imputes(keras.layers.Layer):
+    """Makes 0 of NaN."""
+
+    def call(self, x):
+        return tf.where(tf.math.is_nan(x), tf.zeros_like(x), x)
+
+
+@pytest.mark.parametrize("form", ["loop", "vectorized"])
+def test_nan_that_a_layer_imputes_is_bad_in_every_form(form):
+    learner = keras.Sequential(
+        [keras.Input((1,)), Imputes(), keras.layers.Dense(1)]
+    )
+    meta_model = compiled_model(form, learner=learner)
+    x, y = regression_batch(tasks=4)
+    x["support_x"][BAD, 0] = np.nan
+    with pytest.raises(ValueError, match="task 2 .*impute missing values in"):
+        meta_model.train_on_batch(x, y)
+
+
 def test_an_inner_loop_that_diverges_is_found_in_first_order():
     meta_model = compiled_model(
         inner_optimizer=1e30, inner_steps=3, meta_gradient="first_order"

@@ -43,6 +43,30 @@ def test_only_an_optimizer_without_summing_sums_no_gradients(optimizer):
     assert len(calls) == 1
 
 
+def test_a_condition_stands_above_all_replicas():
+    # A replica cannot wait for the others, as optimizers do, within `tf.cond`.
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        variable = tf.Variable(
+            0.0, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
+
+    def add(number):
+        variable.assign_add(number)
+
+    @tf.function(autograph=False)
+    def run(condition):
+        def step():
+            keras_distribution.run_if(condition, add, tf.constant(2.0))
+
+        strategy.run(step)
+
+    run(tf.constant(False))
+    assert variable.numpy() == 0
+    run(tf.constant(True))
+    assert variable.numpy() == 2
+
+
 def test_keras_builds_from_the_batch_of_one_replica():
     class Model(keras_distribution.BuiltFromOneReplica, keras.Model):
         pass

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import keras_maml
 from keras_maml.engine.bad_tasks import BadTask
+from tests import bad_tasks_on_replicas
 from tests import replicated_training
 from tests.replicated_training import ALGORITHMS
 from tests.replicated_training import WEIGHTS
@@ -25,14 +26,13 @@ CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 
 def train(devices, *algorithms):
     """The results of `tests.replicated_training`."""
+    return run(replicated_training, str(devices), *algorithms)
+
+
+def run(program, *arguments):
+    """What a program of `tests` prints."""
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            replicated_training.__name__,
-            str(devices),
-            *algorithms,
-        ],
+        [sys.executable, "-m", program.__name__, *arguments],
         cwd=CHECKOUT,
         check=True,
         capture_output=True,
@@ -74,6 +74,35 @@ def test_sample_weight_counts_in_reptile():
     )
     start = small_mlp().get_weights()
     assert_same(weights(weights=0 * WEIGHTS), start, rtol=0)
+
+
+def test_a_bad_task_of_one_replica_stops_all_and_ends_nothing():
+    results = run(bad_tasks_on_replicas)
+    assert all(r["finite"] for pair in results.values() for r in pair)
+    for mode, (first, again) in results.items():
+        stops = mode != "skip 1"
+        # The second of three steps has the bad tasks.
+        assert first["iterations"] == (1 if stops else 3), mode
+        assert again == {
+            "error": None,
+            "iterations": first["iterations"] + 3,
+            "finite": True,
+        }
+    assert (
+        "query loss of task 1 of one replica" in results["raise 1"][0]["error"]
+    )
+    assert results["skip 1"][0]["error"] is None
+    assert "would leave no task" in results["skip 4"][0]["error"]
+
+
+def test_several_steps_in_one_execution_are_refused_on_replicas():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
+        meta_model.compile("sgd", "mse", steps_per_execution=2)
+    x, y = regression_batch(tasks=4)
+    with pytest.raises(ValueError, match="steps_per_execution=2 and 2 rep"):
+        meta_model.fit(x, y, batch_size=4, verbose=0)
 
 
 def test_a_sum_is_refused_on_replicas():

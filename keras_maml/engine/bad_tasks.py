@@ -17,7 +17,9 @@ MODES = ("raise", "skip")
 # What is looked at in a task, in this order.
 PARTS = ("support loss", "query loss", "gradient", "new state")
 
+# Numbers of a report: task, episode, and the position of its part in `PARTS`.
 _NO_REPORT = (-1, -1, -1)
+_SOME_TASK = (-1, -1, len(PARTS))
 
 
 class BadTasks:
@@ -25,55 +27,61 @@ class BadTasks:
 
     Attributes:
         batch: the meta-batch that stopped a step, or `None`.
-        report: variable of three ints, for steps that XLA compiles as a whole:
-            index and episode of a bad task, and the position of its part in
-            `PARTS`. `None` before such a step is made.
+        report: variable of three ints, for steps that cannot fail: the index
+            and episode of a bad task, and the position of its part in `PARTS`.
+            `None` if steps can fail.
     """
 
     def __init__(self):
         self.batch = None
         self.report = None
 
-    def build_report(self):
-        """Makes the variable, which a trace cannot make."""
-        if self.report is None:
+    def build_report(self, is_needed):
+        """Makes or drops the variable, which a trace cannot make."""
+        if not is_needed:
+            self.report = None
+        elif self.report is None:
             self.report = tf.Variable(
-                _NO_REPORT, dtype=tf.int64, trainable=False
+                _NO_REPORT,
+                dtype=tf.int64,
+                trainable=False,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
 
-    def report_first(self, finite, episodes):
-        """Writes the first bad task of a step into the report.
+    def keep_report(self, healthy, bad_task=_SOME_TASK):
+        """Keeps the first bad task in the report.
 
         Args:
-            finite: bool tensor `(T, parts)`, see `PARTS`.
-            episodes: integer tensor `(T,)`, or `None`.
+            healthy: bool scalar, the same on all replicas. Whether a step has
+                no bad task.
+            bad_task: what `describe` returns.
 
         Returns:
             A bool tensor, whether this step and the steps before it, since
             somebody has looked, have no bad task.
         """
-        is_bad = tf.reduce_any(~finite, -1)
-        index = tf.argmax(is_bad)
-        episode = tf.constant(-1, tf.int64)
-        if episodes is not None:
-            episode = tf.cast(episodes[index], tf.int64)
-        part = tf.argmin(tf.cast(finite[index], tf.int32))
         before = tf.convert_to_tensor(self.report)
         report = tf.where(
-            tf.reduce_any(is_bad) & (before[-1] < 0),
-            tf.stack([index, episode, part]),
-            before,
+            healthy | (before[-1] >= 0), before, tf.cast(bad_task, tf.int64)
         )
         self.report.assign(report)
         return report[-1] < 0
 
-    def stop(self, tasks):
-        """Keeps a meta-batch for `reporting`, and fails, in a graph."""
+    def keep_batch(self, tasks, fail):
+        """Keeps a meta-batch for `reporting`, in a graph.
+
+        Args:
+            tasks: structure of tensors.
+            fail: bool. Whether the step fails then.
+        """
         flat = tf.nest.flatten(tasks)
 
         def keep(*values):
-            self.batch = tf.nest.pack_sequence_as(tasks, values)
-            raise ValueError("A task of this meta-batch is not finite.")
+            # Of a replica's bad meta-batches, the first one.
+            if self.batch is None:
+                self.batch = tf.nest.pack_sequence_as(tasks, values)
+            if fail:
+                raise ValueError("A task of this meta-batch is not finite.")
 
         tf.py_function(keep, flat, [])
 
@@ -94,17 +102,23 @@ class BadTasks:
             except tf.errors.OpError:
                 if self.batch is None:
                     raise
-                batch, self.batch = self.batch, None
                 # TensorFlow's error shows the whole graph.
-                raise find(batch).error(mode) from None
+                raise find(self._pop_batch()).error(mode) from None
             if self.report is not None:
                 index, episode, part = self.report.numpy().tolist()
                 if part >= 0:
                     self.report.assign(_NO_REPORT)
-                    raise BadTask(index, PARTS[part], episode).error(mode)
+                    if self.batch is not None:
+                        raise find(self._pop_batch()).error(mode)
+                    part = (*PARTS, "mean over tasks")[part]
+                    raise BadTask(index, part, episode).error(mode)
             return logs
 
         return step
+
+    def _pop_batch(self):
+        batch, self.batch = self.batch, None
+        return batch
 
 
 class BadTask(NamedTuple):
@@ -138,9 +152,31 @@ class BadTask(NamedTuple):
         return ValueError(
             f"The {self.part} of {name} is not finite. The step has changed "
             "neither θ nor the optimizer. Look for data that are NaN or "
-            "infinite, and for learning rates that are too high. "
+            "infinite (a learner gets none: impute missing values in the "
+            "dataset), and for learning rates that are too high. "
             f'{remedy} Received: bad_tasks="{mode}" and {self}'
         )
+
+
+def describe(finite, episodes):
+    """Returns the first bad task of a meta-batch, as in a report.
+
+    Args:
+        finite: bool tensor `(T, parts)`, see `PARTS`.
+        episodes: integer tensor `(T,)`, or `None`.
+    """
+    is_bad = tf.reduce_any(~finite, -1)
+    index = tf.argmax(is_bad)
+    episode = tf.constant(-1, tf.int64)
+    if episodes is not None:
+        episode = tf.cast(episodes[index], tf.int64)
+    part = tf.argmin(tf.cast(finite[index], tf.int32))
+    # Another replica may have the bad task.
+    return tf.where(
+        tf.reduce_any(is_bad),
+        tf.stack([index, episode, part]),
+        tf.constant(_SOME_TASK, tf.int64),
+    )
 
 
 def all_finite(structure: Any) -> tf.Tensor:

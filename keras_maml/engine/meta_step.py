@@ -26,8 +26,10 @@ class StepResult(NamedTuple):
         mean: dict of means over tasks: `"loss"`, and in training
             `"gradients"` (a `Theta`) and `"state"`.
         count: scalar, the number of tasks.
-        healthy: bool tensor, `False` if the step must change nothing. `None`
-            if the step has failed by then.
+        healthy: bool tensor, `False` if a task is not finite. Then the step
+            must change nothing.
+        bad_task: the first bad task, see `bad_tasks.describe`. `None` if it
+            has to be looked for.
     """
 
     x: dict[str, Any]
@@ -36,7 +38,8 @@ class StepResult(NamedTuple):
     sample_weight: Any
     mean: dict[str, Any]
     count: tf.Tensor
-    healthy: tf.Tensor | None
+    healthy: tf.Tensor
+    bad_task: tf.Tensor | None
 
 
 class MetaStep:
@@ -86,7 +89,7 @@ class MetaStep:
         Returns:
             A `StepResult`.
         """
-        healthy = None
+        bad_task = None
         skips = self._model.bad_tasks == "skip"
         if compiles_whole_step(self._model):
             if skips:
@@ -98,21 +101,21 @@ class MetaStep:
                 )
             each, total, _ = self._map(self._good_task)
             each = {**each, **self._targets()}
-            healthy = self._state.bad_tasks.report_first(
+            healthy = tf.reduce_all(each["finite"])
+            bad_task = bad_tasks.describe(
                 each["finite"], self._tasks.get("episode")
             )
         else:
             xla_fn = self._xla_task if self._training else None
-            each, total, finite = self._map(self._task, xla_fn=xla_fn)
+            each, total, healthy = self._map(self._task, xla_fn=xla_fn)
             each = {**each, **self._targets()}
             # The sum of what is looked at means nothing.
             del total["probes"]
             if skips:
                 each["x"] = self._tasks["x"]
-                each, total, finite = tf.cond(
-                    finite, lambda: (each, total, finite), self._without_bad
+                each, total, healthy = tf.cond(
+                    healthy, lambda: (each, total, healthy), self._without_bad
                 )
-            each, total = self.stop_unless(finite, (each, total))
         count = total.pop("count")
         mean = tf.nest.map_structure(
             lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
@@ -131,6 +134,7 @@ class MetaStep:
             mean,
             count,
             healthy,
+            bad_task,
         )
 
     def find_bad(self):
@@ -149,20 +153,51 @@ class MetaStep:
                 )
         return bad_tasks.BadTask(-1, "mean over tasks")
 
-    def stop_unless(self, healthy, results):
-        """Returns `results` after a check that fails the step."""
+    def stop_unless(self, healthy):
+        """Stops a step that can fail.
+
+        Args:
+            healthy: bool scalar. Whether the step may change anything.
+
+        Returns:
+            A tensor, to be read before anything changes.
+        """
         if tf.executing_eagerly():
             if not healthy:
                 raise self.find_bad().error(self._model.bad_tasks)
-            return results
+            return healthy
 
         def stop():
-            self._state.bad_tasks.stop(self._tasks)
+            self._state.bad_tasks.keep_batch(self._tasks, fail=True)
             return False
 
-        check = tf.cond(healthy, lambda: True, stop)
-        with tf.control_dependencies([check]):
-            return tf.nest.map_structure(tf.identity, results)
+        return tf.cond(healthy, lambda: True, stop)
+
+    def report_unless(self, healthy, result):
+        """Has `BadTasks` report a step that cannot fail.
+
+        Args:
+            healthy: bool scalar, the same on all replicas. Whether the step
+                may change anything.
+            result: the `StepResult` of this replica.
+
+        Returns:
+            A bool tensor. If it is `False`, nothing must change.
+        """
+        known = self._state.bad_tasks
+        if result.bad_task is not None:
+            return known.keep_report(healthy, result.bad_task)
+
+        def keep():
+            known.keep_batch(self._tasks, fail=False)
+            return True
+
+        is_bad_here = ~result.healthy
+        if self._model.bad_tasks == "skip":
+            # All tasks of all replicas are bad.
+            is_bad_here |= ~healthy
+        tf.cond(is_bad_here, keep, lambda: False)
+        return known.keep_report(healthy)
 
     # -- All tasks
 
@@ -339,31 +374,46 @@ class MetaStep:
 def compiles_whole_step(meta_model):
     """Returns whether XLA compiles whole steps, which cannot fail then."""
     strategy = tf.distribute.get_strategy()
-    return not tf.executing_eagerly() and (
-        meta_model.jit_compile is True
-        or isinstance(strategy, tf.distribute.TPUStrategy)
+    return meta_model.jit_compile is True or isinstance(
+        strategy, tf.distribute.TPUStrategy
     )
 
 
-def check_reduction(loss):
-    """Raises `ValueError` if replicas would make a loss larger.
+def traced_steps_can_fail(meta_model):
+    """Returns whether a traced step raises errors.
 
-    Keras divides the mean of a loss by the number of replicas, and a sum by
-    nothing.
-
-    Args:
-        loss: what the model was compiled with.
+    Where replicas exchange sums, an error would end these for the rest of the
+    process.
     """
-    if number_of_replicas() == 1:
+    return number_of_replicas() == 1 and not compiles_whole_step(meta_model)
+
+
+def steps_can_fail(meta_model):
+    """Returns whether the step that runs now, or is traced, raises errors."""
+    return tf.executing_eagerly() or traced_steps_can_fail(meta_model)
+
+
+def check_replicas(meta_model):
+    """Raises `ValueError` if replicas cannot take the steps of a model."""
+    number = number_of_replicas()
+    if number == 1:
         return
-    for one_loss in tf.nest.flatten(loss):
-        if getattr(one_loss, "reduction", None) == "sum":
+    if meta_model.steps_per_execution != 1:
+        raise ValueError(
+            "With several replicas, Keras cannot run several steps in one "
+            "execution. Compile the model with `steps_per_execution=1`. "
+            f"Received: steps_per_execution={meta_model.steps_per_execution} "
+            f"and {number} replicas"
+        )
+    for loss in tf.nest.flatten(meta_model.loss):
+        # Keras divides the mean of a loss by the number of replicas, and a sum
+        # by nothing.
+        if getattr(loss, "reduction", None) == "sum":
             raise ValueError(
                 'A loss with `reduction="sum"` grows with the number of '
                 "replicas, and so would each step. Use "
                 '"sum_over_batch_size". '
-                f"Received: loss={one_loss!r} and {number_of_replicas()} "
-                "replicas"
+                f"Received: loss={loss!r} and {number} replicas"
             )
 
 

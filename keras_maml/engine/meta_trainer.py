@@ -110,17 +110,17 @@ class MetaTrainer(
         return self.map_tasks(task_outputs, tasks)[0]
 
     def train_step(self, data):
-        result, logs = self._step(data, training=True)
-        if result.healthy is None:
-            # Not before it is known that no task is bad.
-            with tf.control_dependencies(tf.nest.flatten(result.mean)[:1]):
-                self._update(result)
+        mean, check, logs = self._step(data, training=True)
+        # Nothing changes before it is known that no task is bad.
+        if meta_step.steps_can_fail(self):
+            with tf.control_dependencies([check]):
+                self._update(mean)
         else:
-            tf.cond(result.healthy, lambda: self._update(result), lambda: None)
+            keras_distribution.run_if(check, self._update, mean)
         return logs
 
     def test_step(self, data):
-        return self._step(data, training=False)[1]
+        return self._step(data, training=False)[-1]
 
     def make_train_function(self, force=False):
         # `fit` calls this first. An interrupted `fit` may have left the
@@ -167,15 +167,17 @@ class MetaTrainer(
             fn: see `task_map.map_tasks`.
             tasks: see `task_map.map_tasks`.
             checked: see `task_map.map_tasks`.
-            xla_fn: function that takes the place of `fn` if the tasks run as
-                one program. `None` if they must not: only training has many
-                steps of one size, for which compiling pays.
+            xla_fn: function that takes the place of `fn` if XLA runs the
+                tasks of a light learner as one program. `None` if tasks must
+                not run as one: only training has many steps of one size, for
+                which compiling pays.
         """
         parallelism = self.task_parallelism or available_processors()
+        is_light = task_map.vectorizes(self.learner)
 
         def run(vectorize):
             return task_map.map_tasks(
-                xla_fn if vectorize else fn,
+                xla_fn if vectorize and is_light else fn,
                 tasks,
                 parallelism=parallelism,
                 vectorize=vectorize,
@@ -189,7 +191,7 @@ class MetaTrainer(
             return run(vectorize=True)
         if (
             not tasks["number"].shape[0]
-            or not task_map.vectorizes(self.learner)
+            or not is_light
             # XLA needs to know the size of a head.
             or self.head_init is not None
         ):
@@ -222,11 +224,14 @@ class MetaTrainer(
         return check(data)
 
     def _step(self, data, training):
-        """Returns the `StepResult` of a meta-batch, and the logs.
+        """Runs the tasks of a meta-batch.
 
-        Its means are over the tasks of all replicas, and so are the logs.
+        Returns:
+            A tuple `(mean, check, logs)`: `mean` as in `StepResult` and the
+            logs, both over the tasks of all replicas, and what
+            `MetaStep.stop_unless` or `report_unless` returns.
         """
-        meta_step.check_reduction(self.loss)
+        meta_step.check_replicas(self)
         x, y, sample_weight = meta_step.unpack(data)
         tasks = {**self._tasks(x), **meta_step.episode_numbers(data)}
         tasks["x"], y_checked = targets.checked(
@@ -255,21 +260,31 @@ class MetaTrainer(
             result.y_pred,
             sample_weight=result.sample_weight,
         )
-        mean, (values, all_tasks) = replicas.mean_over_tasks(
-            result.mean,
+        sums = (
+            replicas.metric_values(self.metrics),
             result.count,
-            (replicas.metric_values(self.metrics), result.count),
+            tf.cast(~result.healthy, tf.float32),
         )
+        mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
+            result.mean, result.count, sums
+        )
+        healthy = result.healthy
+        if replicas.number_of_replicas() > 1:
+            healthy = bad_replicas == 0
         if self.bad_tasks == "skip":
             # Else nothing is left to take the mean of.
-            mean = step.stop_unless(all_tasks > 0, mean)
+            healthy &= all_tasks > 0
+        if meta_step.steps_can_fail(self):
+            check = step.stop_unless(healthy)
+        else:
+            check = step.report_unless(healthy, result)
         # A metric of one replica knows nothing of the others.
         logs |= replicas.with_metric_values(
             self.metrics, values, self.get_metrics_result
         )
-        return result._replace(mean=mean), logs
+        return mean, check, logs
 
-    def _update(self, result):
+    def _update(self, mean):
         """Takes the outer step."""
         optimizer = self.optimizer
         steps_before = None
@@ -277,7 +292,7 @@ class MetaTrainer(
             steps_before = tf.identity(optimizer.iterations)
         # Keras builds the optimizer of a loaded model in this order.
         variables = map(id, tf.nest.flatten(self.meta_state.variables()))
-        gradients = tf.nest.flatten(result.mean["gradients"])
+        gradients = tf.nest.flatten(mean["gradients"])
         gradients = dict(zip(variables, gradients, strict=True))
         if self.trainable_variables:
             if replicas.number_of_replicas() > 1:
@@ -296,15 +311,17 @@ class MetaTrainer(
             has_stepped = self.optimizer.iterations > steps_before
         learner_state.assign_state(
             self.learner,
-            result.mean["state"],
+            mean["state"],
             self.meta_state.statistics,
             has_stepped,
         )
 
     def _reporting(self, function, training):
         """Returns a traced step that says which task is bad."""
-        if self.jit_compile is True:
-            self.meta_state.bad_tasks.build_report()
+        with self.distribute_strategy.scope():
+            self.meta_state.bad_tasks.build_report(
+                not meta_step.traced_steps_can_fail(self)
+            )
 
         def find(batch):
             batch = dict(batch)
