@@ -11,6 +11,7 @@ from keras_maml.engine import contract
 from keras_maml.engine import functional
 from keras_maml.engine import learner_state
 from keras_maml.engine.replicas import number_of_replicas
+from keras_maml.engine.step_forms import compiles_whole_step
 
 
 class StepResult(NamedTuple):
@@ -369,52 +370,6 @@ class MetaStep:
             if weight is not None
         ]
         return tf.add_n(means) / len(means) if means else tf.ones([], floatx)
-
-
-def compiles_whole_step(meta_model):
-    """Returns whether XLA compiles whole steps, which cannot fail then."""
-    strategy = tf.distribute.get_strategy()
-    return meta_model.jit_compile is True or isinstance(
-        strategy, tf.distribute.TPUStrategy
-    )
-
-
-def traced_steps_can_fail(meta_model):
-    """Returns whether a traced step raises errors.
-
-    Where replicas exchange sums, an error would end these for the rest of the
-    process.
-    """
-    return number_of_replicas() == 1 and not compiles_whole_step(meta_model)
-
-
-def steps_can_fail(meta_model):
-    """Returns whether the step that runs now, or is traced, raises errors."""
-    return tf.executing_eagerly() or traced_steps_can_fail(meta_model)
-
-
-def check_replicas(meta_model):
-    """Raises `ValueError` if replicas cannot take the steps of a model."""
-    number = number_of_replicas()
-    if number == 1:
-        return
-    if meta_model.steps_per_execution != 1:
-        raise ValueError(
-            "With several replicas, Keras cannot run several steps in one "
-            "execution. Compile the model with `steps_per_execution=1`. "
-            f"Received: steps_per_execution={meta_model.steps_per_execution} "
-            f"and {number} replicas"
-        )
-    for loss in tf.nest.flatten(meta_model.loss):
-        # Keras divides the mean of a loss by the number of replicas, and a sum
-        # by nothing.
-        if getattr(loss, "reduction", None) == "sum":
-            raise ValueError(
-                'A loss with `reduction="sum"` grows with the number of '
-                "replicas, and so would each step. Use "
-                '"sum_over_batch_size". '
-                f"Received: loss={loss!r} and {number} replicas"
-            )
 
 
 def episode_numbers(data):

@@ -19,6 +19,7 @@ from keras_maml.engine import meta_step
 from keras_maml.engine import replicas
 from keras_maml.engine import run_time_checks
 from keras_maml.engine import seeds
+from keras_maml.engine import step_forms
 from keras_maml.engine import targets
 from keras_maml.engine import task_map
 from keras_maml.engine import workers
@@ -112,7 +113,7 @@ class MetaTrainer(
     def train_step(self, data):
         mean, check, logs = self._step(data, training=True)
         # Nothing changes before it is known that no task is bad.
-        if meta_step.steps_can_fail(self):
+        if step_forms.steps_can_fail(self):
             with tf.control_dependencies([check]):
                 self._update(mean)
         else:
@@ -231,7 +232,7 @@ class MetaTrainer(
             logs, both over the tasks of all replicas, and what
             `MetaStep.stop_unless` or `report_unless` returns.
         """
-        meta_step.check_replicas(self)
+        replicas.check(self)
         x, y, sample_weight = meta_step.unpack(data)
         tasks = {**self._tasks(x), **meta_step.episode_numbers(data)}
         tasks["x"], y_checked = targets.checked(
@@ -274,7 +275,7 @@ class MetaTrainer(
         if self.bad_tasks == "skip":
             # Else nothing is left to take the mean of.
             healthy &= all_tasks > 0
-        if meta_step.steps_can_fail(self):
+        if step_forms.steps_can_fail(self):
             check = step.stop_unless(healthy)
         else:
             check = step.report_unless(healthy, result)
@@ -320,7 +321,7 @@ class MetaTrainer(
         """Returns a traced step that says which task is bad."""
         with self.distribute_strategy.scope():
             self.meta_state.bad_tasks.build_report(
-                not meta_step.traced_steps_can_fail(self)
+                not step_forms.traced_steps_can_fail(self)
             )
 
         def find(batch):

@@ -126,9 +126,22 @@ MUTANTS = [
     ),
     Mutant(
         "engine/meta_trainer.py",
-        "tf.cond(result.healthy, lambda: self._update(result), lambda: None)",
-        "self._update(result)",
+        "keras_distribution.run_if(check, self._update, mean)",
+        "self._update(mean)",
         f"{_STOPS}[query-compiled]",
+    ),
+    Mutant(
+        "engine/meta_trainer.py",
+        "with tf.control_dependencies([check]):",
+        "with tf.control_dependencies([]):",
+        f"{_STOPS}[query-loop]",
+    ),
+    Mutant(
+        "engine/meta_trainer.py",
+        "healthy = bad_replicas == 0",
+        "healthy = result.healthy",
+        "replicas_test.py"
+        "::test_a_bad_task_of_one_replica_stops_all_and_ends_nothing",
     ),
     Mutant(
         "engine/meta_trainer.py",
