@@ -111,13 +111,13 @@ class MetaTrainer(
         return self.map_tasks(task_outputs, tasks)[0]
 
     def train_step(self, data):
-        mean, check, logs = self._step(data, training=True)
+        result, check, logs = self._step(data, training=True)
         # Nothing changes before it is known that no task is bad.
         if step_forms.steps_can_fail(self):
             with tf.control_dependencies([check]):
-                self._update(mean)
+                self._update(result)
         else:
-            keras_distribution.run_if(check, self._update, mean)
+            keras_distribution.run_if(check, self._update, result)
         return logs
 
     def test_step(self, data):
@@ -228,9 +228,9 @@ class MetaTrainer(
         """Runs the tasks of a meta-batch.
 
         Returns:
-            A tuple `(mean, check, logs)`: `mean` as in `StepResult` and the
-            logs, both over the tasks of all replicas, and what
-            `MetaStep.stop_unless` or `report_unless` returns.
+            A tuple `(result, check, logs)`: a `StepResult`, what
+            `MetaStep.stop_unless` or `report_unless` returns, and the logs.
+            Means and logs are over the tasks of all replicas.
         """
         replicas.check(self)
         x, y, sample_weight = meta_step.unpack(data)
@@ -283,9 +283,9 @@ class MetaTrainer(
         logs |= replicas.with_metric_values(
             self.metrics, values, self.get_metrics_result
         )
-        return mean, check, logs
+        return result._replace(mean=mean), check, logs
 
-    def _update(self, mean):
+    def _update(self, result):
         """Takes the outer step."""
         optimizer = self.optimizer
         steps_before = None
@@ -293,7 +293,7 @@ class MetaTrainer(
             steps_before = tf.identity(optimizer.iterations)
         # Keras builds the optimizer of a loaded model in this order.
         variables = map(id, tf.nest.flatten(self.meta_state.variables()))
-        gradients = tf.nest.flatten(mean["gradients"])
+        gradients = tf.nest.flatten(result.mean["gradients"])
         gradients = dict(zip(variables, gradients, strict=True))
         if self.trainable_variables:
             if replicas.number_of_replicas() > 1:
@@ -312,7 +312,7 @@ class MetaTrainer(
             has_stepped = self.optimizer.iterations > steps_before
         learner_state.assign_state(
             self.learner,
-            mean["state"],
+            result.mean["state"],
             self.meta_state.statistics,
             has_stepped,
         )

@@ -126,8 +126,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/meta_trainer.py",
-        "keras_distribution.run_if(check, self._update, mean)",
-        "self._update(mean)",
+        "keras_distribution.run_if(check, self._update, result)",
+        "self._update(result)",
         f"{_STOPS}[query-compiled]",
     ),
     Mutant(
