@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maml.engine import contract
+from keras_maml.engine.autotuner import without_autotuner
 from keras_maml.streams import stream_of
 
 # Which argument limits the steps over a dataset.
@@ -20,7 +21,8 @@ _LIMITS = (
 def checked(method, args, kwargs):
     """Checks a call of a method of `keras.Model`.
 
-    Streams of this library get the numbers of their episodes, for errors.
+    Streams of this library get the numbers of their episodes, for errors, and
+    other datasets lose TensorFlow's autotuner.
 
     Args:
         method: `keras.Model.fit`, `evaluate` or `predict`.
@@ -47,12 +49,15 @@ def checked(method, args, kwargs):
     for name in ("x", "y", "sample_weight", "validation_data"):
         _check_dtypes(name, bound.arguments.get(name))
     _check_class_weight(bound.arguments)
-    if method is keras.Model.predict:
-        return bound
     for name in ("x", "validation_data"):
-        stream = stream_of(bound.arguments.get(name))
-        if stream is not None and not stream.has_numbers:
-            bound.arguments[name] = stream.numbered()
+        data = bound.arguments.get(name)
+        stream = stream_of(data)
+        if stream is None:
+            data = without_autotuner(data)
+        elif not stream.has_numbers and method is not keras.Model.predict:
+            data = stream.numbered()
+        if data is not None:
+            bound.arguments[name] = data
     return bound
 
 
