@@ -140,7 +140,7 @@ def test_more_chunks_than_cores_are_a_loop():
     tasks = tf.random.stateless_normal((70, 3), (0, 0))
     run = tf.function(
         lambda t: task_map.map_tasks(
-            square_each, t, parallelism=2, vectorize=True
+            square_each, t, parallelism=2, form="vectorized"
         )
     )
     each, total, _ = run(tasks)
