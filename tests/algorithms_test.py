@@ -56,6 +56,8 @@ def test_trains_saves_loads_and_exports(name, tmp_path):
     settings, same = meta_model.get_config(), loaded.get_config()
     del settings["learner"], same["learner"]
     assert same == settings
+    # Otherwise two more graphs of each algorithm would be traced.
+    loaded.run_eagerly = True
     np.testing.assert_allclose(
         loaded.predict(x, verbose=0), outputs, rtol=1e-5, atol=1e-6
     )
@@ -302,13 +304,13 @@ def test_an_unbuilt_learner_gets_rates_and_rows():
     learner = keras.Sequential(
         [layers.Dense(4), layers.BatchNormalization(), layers.Dense(3)]
     )
-    meta_model = algorithms.maml_plus_plus(learner)
+    meta_model = algorithms.maml_plus_plus(learner, inner_steps=2)
     meta_model.compile("adam", loss=LOSS)
     x, y = class_batch(tasks=4)
     meta_model.fit(x, y, batch_size=4, verbose=0)
     gamma, beta = meta_model.meta_state.scales
-    assert gamma.shape == beta.shape == (5, 4)
-    np.testing.assert_allclose(gamma, np.ones((5, 4)), atol=0.01)
+    assert gamma.shape == beta.shape == (2, 4)
+    np.testing.assert_allclose(gamma, np.ones((2, 4)), atol=0.01)
     # Built twice, there is nothing more to train.
     count = len(meta_model.trainable_variables)
     meta_model.build({"query_x": (4, 6, 2)})

@@ -159,7 +159,6 @@ def test_compiled_loss_objects_metrics_and_integer_labels():
 def runs():
     return {
         "eager": ({"run_eagerly": True}, None),
-        "graph": ({}, None),
         "jit": ({"jit_compile": True}, None),
         "four steps an execution": ({"steps_per_execution": 4}, None),
         # `tests/replicas_test.py` has several, in a process of their own.
@@ -169,6 +168,7 @@ def runs():
 
 @pytest.fixture(scope="module")
 def expected_run():
+    """Of a graph."""
     return train_four_steps({}, None)
 
 
