@@ -53,8 +53,8 @@ def _check_head(meta_model):
     if meta_model.task_map in ("vectorized", "compiled"):
         raise ValueError(
             f'`task_map="{meta_model.task_map}"` needs sizes that are known '
-            "when the step is traced, but the number of classes of a head that starts "
-            "from prototypes is not known then. "
+            "when the step is traced, but the number of classes of a head that "
+            "starts from prototypes is not known then. "
             f"Received: head_init={meta_model.head_init!r}"
         )
 

@@ -199,9 +199,7 @@ class MetaTrainer(
             or self.head_init is not None
         ):
             return run("loop")
-        form = task_forms.fastest(
-            self.learner, self.inner_steps, jit_compile
-        )
+        form = task_forms.fastest(self.learner, self.inner_steps, jit_compile)
         try:
             return run(form)
         except Exception:

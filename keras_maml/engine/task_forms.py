@@ -12,24 +12,26 @@ from keras import layers
 # kernels for matrices are faster than XLA's.
 _MAX_COMPILED = 200_000
 
-# The same, times the inner steps. A vectorized program has those of all tasks
-# of a chunk at the same time, and is fast if they stay in the cache.
+# The same, times the inner steps whose weights are kept. A vectorized program
+# has those of all tasks of a chunk at the same time, and is fast if they fit
+# in the cache.
 _MAX_VECTORIZED = 18_500
 
 
-def fastest(learner, inner_steps, jit_compile=True):
+def fastest(learner, kept_steps, jit_compile=True):
     """Returns the form for a learner, one of `task_map.FORMS`.
 
     Args:
         learner: a built learner, see `is_light`.
-        inner_steps: int.
+        kept_steps: int, the number of inner steps that a derivative goes
+            through, or 1.
         jit_compile: bool. Whether XLA may compile.
     """
     sizes = [math.prod(v.shape) for v in learner.trainable_variables]
     largest = max(sizes, default=0)
     if largest > _MAX_COMPILED:
         return "loop"
-    if largest * inner_steps > _MAX_VECTORIZED:
+    if largest * kept_steps > _MAX_VECTORIZED:
         # Without XLA, a loop within a chunk is only a loop.
         return "compiled" if jit_compile else "loop"
     return "vectorized"
