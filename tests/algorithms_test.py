@@ -42,9 +42,13 @@ def make(name, **kwargs):
 
 @pytest.mark.parametrize("name", algorithms.__all__)
 def test_trains_saves_loads_and_exports(name, tmp_path):
-    # MAML++ takes five steps by itself, and as many graphs.
-    settings = {"inner_steps": 2} if name == "maml_plus_plus" else {}
-    meta_model = make(name, task_map="loop", **settings)
+    # Every further step is a further graph.
+    settings = {
+        "maml_plus_plus": {"inner_steps": 2},
+        "imaml": {"inner_steps": 2, "cg_steps": 1},
+        "reptile": {"inner_steps": 2},
+    }
+    meta_model = make(name, task_map="loop", **settings.get(name, {}))
     x, y = class_batch(tasks=4)
     before = [w.copy() for w in meta_model.get_weights()]
     history = meta_model.fit(x, y, batch_size=4, epochs=2, verbose=0).history

@@ -81,7 +81,7 @@ def sinusoid(program, tmp_path_factory):
         trained = example.train
         patch.setattr(example, "train", train)
         patch.setattr(example, "RATES", [1.0, 0.02])
-        patch.setattr(example, "STEPS", [0, 1, 2])
+        patch.setattr(example, "STEPS", [0, 1])
         # Too late in this process.
         patch.setattr(
             example.keras_maml,
@@ -138,7 +138,7 @@ def test_sinusoid_prints_the_comparison(sinusoid):
     printed, path, _ = sinusoid
     rows = [line.split() for line in printed.splitlines() if "±" in line]
     table = {int(row[0]): row[1:] for row in rows if row[0].isdigit()}
-    assert sorted(table) == [0, 1, 2]
+    assert sorted(table) == [0, 1]
     for maml, _, _, pretrained, _, _ in table.values():
         assert 0 < float(maml) < 50
         assert 0 < float(pretrained) < 50
@@ -375,21 +375,21 @@ def test_omniglot_on_glyphs(load, tmp_path, monkeypatch, algorithm):
     assert example.make_model(flags.FLAGS, 1).evaluation_steps == steps
     if algorithm == "maml":
         # Every day, with smaller graphs than those of the default.
-        steps = flags.FLAGS.evaluation_steps = 2
+        steps = flags.FLAGS.evaluation_steps = 1
     # Too late in this process.
     monkeypatch.setattr(example.keras_maml, "configure_threads", lambda: None)
     example.main(["omniglot"])
     result = json.loads((tmp_path / "results.jsonl").read_text())
     assert result["algorithm"] == algorithm
     assert result["iterations"] == 2
-    assert sorted(result["accuracy"]) == sorted(["0", "1", str(steps)])
+    assert sorted(result["accuracy"]) == sorted({"0", "1", str(steps)})
     assert all(0 <= mean <= 1 for mean in result["accuracy"].values())
     assert is_picture(tmp_path / "episode.png")
     assert (tmp_path / "saved_model").is_dir()
     assert not list(tmp_path.glob("*.resume*"))
 
 
-def test_omniglot_for_some_minutes(load, tmp_path):
+def test_omniglot_for_some_minutes(load, tmp_path, monkeypatch):
     example = load(
         "omniglot",
         "--dataset=glyphs",
@@ -402,10 +402,27 @@ def test_omniglot_for_some_minutes(load, tmp_path):
         "--progress=line",
         f"--output_dir={tmp_path}",
     )
+    # To draw glyphs and to train the convolutions takes longer to trace.
+    images = np.zeros([8, 28, 28, 1], "uint8")
+    pool = tasks.from_arrays(images, np.repeat(np.arange(4), 2))
+    monkeypatch.setattr(
+        example, "load_tasks", lambda config: [pool.episodes(2, 1, 1)] * 3
+    )
+    monkeypatch.setattr(
+        example.keras_maml.learners,
+        "conv4",
+        lambda **kwargs: keras.Sequential(
+            [
+                keras.Input((28, 28, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(2),
+            ]
+        ),
+    )
     meta_model, _, _, times = example.train(flags.FLAGS)
     assert int(meta_model.optimizer.iterations) == len(times.ends)
-    # 60 ms of each core, for steps that take some milliseconds.
-    assert 1 <= len(times.ends) <= 100
+    # 60 ms of each core, for steps that take about a millisecond.
+    assert 1 <= len(times.ends) <= 1000
     # A run that goes on keeps its number of steps, and when they ended.
     again, _, _, times_again = example.train(flags.FLAGS)
     assert int(again.optimizer.iterations) == len(times.ends)

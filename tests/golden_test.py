@@ -47,6 +47,8 @@ def test_a_saved_model_predicts_as_it_did(name):
 @pytest.mark.parametrize("name", ["maml", "maml_plus_plus"])
 def test_a_saved_model_trains_on(name):
     model = load(name)
+    # To trace the five steps of MAML++ takes longer.
+    model.run_eagerly = True
     model.train_on_batch(inputs(name), EXPECTED[f"{name}/y"])
     np.testing.assert_allclose(
         model.predict(inputs(name), verbose=0),

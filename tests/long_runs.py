@@ -99,10 +99,18 @@ def resident_mib():
     return pages * resource.getpagesize() / 2**20
 
 
-def measure(name, count):
-    """Returns the growth from a fifth of a run to its end."""
+def measure(name, count, is_traced=True):
+    """Returns the growth from a fifth of a run to its end.
+
+    Args:
+        name: key of `COUNTS`.
+        count: int, steps, fits or calls.
+        is_traced: bool. Whether Python's memory is measured, which makes all
+            else slow; else it is 0.
+    """
     done, marks = 0, []
-    tracemalloc.start()
+    if is_traced:
+        tracemalloc.start()
     run = {
         "steps": run_steps,
         "fits": run_fits,

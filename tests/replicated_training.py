@@ -78,7 +78,13 @@ class BatchLogs(keras.callbacks.Callback):
         self.logs.append({k: float(v) for k, v in logs.items()})
 
 
-def trained(algorithm, strategy=None, tasks=slice(None), weights=WEIGHTS):
+def trained(
+    algorithm,
+    strategy=None,
+    tasks=slice(None),
+    weights=WEIGHTS,
+    run_eagerly=False,
+):
     """Trains for two epochs.
 
     Args:
@@ -86,6 +92,7 @@ def trained(algorithm, strategy=None, tasks=slice(None), weights=WEIGHTS):
         strategy: distribution strategy, or `None` for one device.
         tasks: slice, the tasks of the six.
         weights: array, the sample weights of the six tasks.
+        run_eagerly: bool. Whether no graph is traced.
 
     Returns:
         A dict of the model's weights, and the logs of steps and epochs.
@@ -101,6 +108,7 @@ def trained(algorithm, strategy=None, tasks=slice(None), weights=WEIGHTS):
             loss if classes else "mse",
             metrics=["accuracy" if classes else "mae"],
             weighted_metrics=[] if classes else ["mse"],
+            run_eagerly=run_eagerly,
         )
     batch_logs = BatchLogs()
     history = meta_model.fit(

@@ -74,6 +74,7 @@ def test_one_model_learns_tasks_of_any_number_of_classes(tmp_path):
     served = tf.saved_model.load(tmp_path / "saved")
     meta_model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.run_eagerly = True
     for n_way in (3, 7):
         x, y = class_batch(tasks=2, n_way=n_way, seed=9)
         outputs = meta_model.predict(x, verbose=0)

@@ -88,7 +88,13 @@ def directions(theta, count=3):
 
 
 @pytest.mark.parametrize(
-    ("inner_steps", "rematerialize"), [(1, False), (2, False), (2, True)]
+    ("inner_steps", "rematerialize"),
+    [
+        (1, False),
+        (2, False),
+        (1, True),
+        pytest.param(2, True, marks=pytest.mark.slow),
+    ],
 )
 def test_derivatives_equal_differences(inner_steps, rematerialize):
     _, objective, theta, batch = problem(inner_steps, rematerialize)
