@@ -137,6 +137,7 @@ ENGINES = {
     "long": ("loop", 7, False),
     "rematerialized": ("loop", 3, True),
     "vectorized": ("vectorized", 2, False),
+    "compiled": ("compiled", 2, False),
     "vectorized long": ("vectorized", 6, False),
 }
 CASES = [
@@ -145,9 +146,9 @@ CASES = [
     for engine, (task_map, _, rematerialize) in ENGINES.items()
     for order in ("second_order", "first_order")
     for floatx in ("float32", "float64")
-    # Convolutions cannot be vectorized; what is kept of a step is the second
-    # order's alone.
-    if not (net == "conv" and task_map == "vectorized")
+    # Convolutions cannot be vectorized, and XLA compiles them for long; what
+    # is kept of a step is the second order's alone.
+    if not (net == "conv" and task_map != "loop")
     and not (order == "first_order" and rematerialize)
     # This one takes the longest to compile.
     and not (engine == "vectorized long" and floatx == "float32")
@@ -163,7 +164,9 @@ def is_everyday(net, engine, order, floatx):
         return order == "second_order" and engine in ("loop", "vectorized")
     if order == "second_order":
         return True
-    return engine == "loop" or (net == "dense" and engine != "vectorized long")
+    return engine == "loop" or (
+        net == "dense" and engine not in ("compiled", "vectorized long")
+    )
 
 
 @functools.cache

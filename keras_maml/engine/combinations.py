@@ -50,11 +50,11 @@ def _check_head(meta_model):
             "an inner loop that starts from θ. "
             f"Received: head_init={meta_model.head_init!r}"
         )
-    if meta_model.task_map == "vectorized":
+    if meta_model.task_map in ("vectorized", "compiled"):
         raise ValueError(
-            '`task_map="vectorized"` needs sizes that are known when the '
-            "step is traced, but the number of classes of a head that starts "
-            "from prototypes is not known then. "
+            f'`task_map="{meta_model.task_map}"` needs sizes that are known '
+            "when the step is traced, but the number of classes of a head that "
+            "starts from prototypes is not known then. "
             f"Received: head_init={meta_model.head_init!r}"
         )
 

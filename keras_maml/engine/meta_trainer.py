@@ -21,6 +21,7 @@ from keras_maml.engine import run_time_checks
 from keras_maml.engine import seeds
 from keras_maml.engine import step_forms
 from keras_maml.engine import targets
+from keras_maml.engine import task_forms
 from keras_maml.engine import task_map
 from keras_maml.engine import workers
 from keras_maml.engine.around_fit import around_fit
@@ -168,40 +169,42 @@ class MetaTrainer(
             fn: see `task_map.map_tasks`.
             tasks: see `task_map.map_tasks`.
             checked: see `task_map.map_tasks`.
-            xla_fn: function that takes the place of `fn` if XLA runs the
-                tasks of a light learner as one program. `None` if tasks must
+            xla_fn: function that takes the place of `fn` if XLA runs chunks
+                of a light learner's tasks. `None` if tasks must
                 not run as one: only training has many steps of one size, for
                 which compiling pays.
         """
         parallelism = self.task_parallelism or available_processors()
-        is_light = task_map.vectorizes(self.learner)
+        is_light = task_forms.is_light(self.learner)
+        jit_compile = self.jit_compile is not False
 
-        def run(vectorize):
+        def run(form):
             return task_map.map_tasks(
-                xla_fn if vectorize and is_light else fn,
+                xla_fn if form != "loop" and is_light else fn,
                 tasks,
                 parallelism=parallelism,
-                vectorize=vectorize,
-                jit_compile=self.jit_compile is not False,
+                form=form,
+                jit_compile=jit_compile,
                 checked=checked,
             )
 
-        if xla_fn is None or self.task_map == "loop":
-            return run(vectorize=False)
-        if self.task_map == "vectorized":
-            return run(vectorize=True)
+        if xla_fn is None:
+            return run("loop")
+        if self.task_map != "auto":
+            return run(self.task_map)
         if (
             not tasks["number"].shape[0]
             or not is_light
             # XLA needs to know the size of a head.
             or self.head_init is not None
         ):
-            return run(vectorize=False)
+            return run("loop")
+        form = task_forms.fastest(self.learner, self.inner_steps, jit_compile)
         try:
-            return run(vectorize=True)
+            return run(form)
         except Exception:
             # The user's loss, regulariser or activation may be the reason.
-            return run(vectorize=False)
+            return run("loop")
 
     def checked_data(self, data):
         """Returns `data`, to be read after the checks that XLA would drop."""

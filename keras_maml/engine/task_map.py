@@ -2,15 +2,14 @@
 
 import operator
 
-import keras
 import tensorflow as tf
-from keras import layers
 
 from keras_maml import tensorflow_internals
 from keras_maml.engine import bad_tasks
 from keras_maml.engine.processors import available_processors
 
-MODES = ("auto", "loop", "vectorized")
+FORMS = ("loop", "vectorized", "compiled")
+MODES = ("auto", *FORMS)
 
 
 def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
@@ -47,52 +46,8 @@ def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
 
 
 class VectorizationError(ValueError):
-    """Raised for an operation that cannot be vectorized over tasks."""
+    """Raised for what cannot be vectorized over tasks, or compiled."""
 
-
-def vectorizes(learner):
-    """Returns whether `learner` is faster if tasks run as one program.
-
-    A vectorized program calls each operation once for all tasks. This is faster
-    if a call takes longer than the computation, as in small dense layers.
-    Convolutions with one kernel per task would not become one operation.
-    """
-    return _is_light(learner) and learner.count_params() <= _MAX_WEIGHTS
-
-
-def _is_light(learner):
-    # The `call` of a subclass may do anything.
-    if type(learner) is keras.Sequential:
-        return all(_is_light(layer) for layer in learner.layers)
-    if isinstance(learner, keras.Function) and isinstance(learner, keras.Model):
-        is_from_keras = type(learner).__module__.partition(".")[0] == "keras"
-        return is_from_keras and all(map(_is_light, learner.operations))
-    return type(learner) in _VECTORIZED_LAYERS
-
-
-_VECTORIZED_LAYERS = frozenset(
-    {
-        layers.InputLayer,
-        layers.Dense,
-        layers.Flatten,
-        layers.Reshape,
-        layers.Activation,
-        layers.ReLU,
-        layers.LeakyReLU,
-        layers.ELU,
-        layers.Softmax,
-        layers.LayerNormalization,
-        layers.Rescaling,
-        layers.Add,
-        layers.Subtract,
-        layers.Multiply,
-        layers.Average,
-        layers.Concatenate,
-    }
-)
-
-# A learner with more weights computes longer than it calls operations.
-_MAX_WEIGHTS = 1_000_000
 
 # Limits for the tasks in a chunk: smaller chunks are slow, larger chunks need
 # more memory.
@@ -108,7 +63,7 @@ def map_tasks(
     tasks,
     *,
     parallelism,
-    vectorize=False,
+    form="loop",
     jit_compile=True,
     checked=lambda total: (),
 ):
@@ -124,9 +79,11 @@ def map_tasks(
             axis. It returns `(each, summed)`, two structures of tensors.
         tasks: structure of tensors of shape `(tasks, ...)`.
         parallelism: int, the number of tasks that may run at the same time.
-        vectorize: bool. Whether the tasks of a chunk run as one program. Then
-            `parallelism` chunks may run at the same time, and the number of
-            tasks must be known. Has no effect in eager execution.
+        form: string, one of `FORMS`. With `"vectorized"` and `"compiled"`, a
+            chunk of tasks is one program: with an operation for all tasks, or
+            with a loop over them. Then `parallelism` chunks may run at the
+            same time, and the number of tasks must be known. Has no effect in
+            eager execution.
         jit_compile: bool. Whether XLA compiles the chunks.
         checked: function of the sum of the second results that returns a
             structure of tensors, see "Returns".
@@ -140,8 +97,8 @@ def map_tasks(
         VectorizationError: if `fn` has an operation that cannot be
             vectorized or compiled, or if the number of tasks is unknown.
     """
-    if not tf.executing_eagerly() and vectorize:
-        return _chunks(fn, tasks, parallelism, jit_compile, checked)
+    if not tf.executing_eagerly() and form != "loop":
+        return _chunks(fn, tasks, parallelism, form, jit_compile, checked)
     if tf.executing_eagerly():
         each, total = _unrolled(fn, tasks, len(tf.nest.flatten(tasks)[0]))
     else:
@@ -175,12 +132,12 @@ def _unrolled(fn, tasks, count):
     return tf.nest.map_structure(lambda *t: tf.stack(t), *results), total
 
 
-def _chunks(fn, tasks, parallelism, jit_compile, checked):
-    """Runs chunks of tasks, each chunk as one vectorized program."""
+def _chunks(fn, tasks, parallelism, form, jit_compile, checked):
+    """Runs chunks of tasks, each chunk as one program."""
     count = tf.nest.flatten(tasks)[0].shape[0]
     if not count:
         raise VectorizationError(
-            '`task_map="vectorized"` needs a known number of tasks. Batch them '
+            f'`task_map="{form}"` needs a known number of tasks. Batch them '
             "with `drop_remainder=True`. Received: x of shape "
             f"{tf.nest.flatten(tasks)[0].shape}"
         )
@@ -204,7 +161,10 @@ def _chunks(fn, tasks, parallelism, jit_compile, checked):
 
     counts = tf.reshape(tf.range(padded_count) < count, [chunks, size])
     parts = {"tasks": tf.nest.map_structure(split, tasks), "counts": counts}
-    run = _chunk_program(fn, parts, jit_compile, checked)
+    make = _vectorized if form == "vectorized" else _compiled
+    run = _chunk_program(
+        make(fn, jit_compile), parts, form, jit_compile, checked
+    )
     if chunks <= parallelism:
         # All chunks run at the same time, so no loop limits them.
         each, (total, not_finite) = _unrolled(run, parts, chunks)
@@ -213,8 +173,8 @@ def _chunks(fn, tasks, parallelism, jit_compile, checked):
     return tf.nest.map_structure(join, each), total, not_finite == 0
 
 
-def _chunk_program(fn, parts, jit_compile, checked):
-    """Returns a function that runs `fn` on all tasks of a chunk."""
+def _vectorized(fn, jit_compile):
+    """Returns a function that runs `fn` once, for all tasks of a chunk."""
 
     def run(chunk):
         is_traced = False
@@ -238,10 +198,33 @@ def _chunk_program(fn, parts, jit_compile, checked):
                 if not is_traced:
                     raise
                 operation = list_loop or log.operation(error)
-                raise _unvectorized(_reason(operation, error)) from error
+                reason = _reason(operation, error)
+                raise _unvectorized("vectorized", reason) from error
         total = tf.nest.map_structure(
             lambda t: _sum_of_counted(t, chunk["counts"]), summed
         )
+        return each, total
+
+    return run
+
+
+def _compiled(fn, jit_compile):
+    """Returns a function that runs `fn` on a chunk's tasks, one by one."""
+    del jit_compile
+
+    def run(chunk):
+        # The copies come last, and are left out.
+        count = tf.reduce_sum(tf.cast(chunk["counts"], tf.int32))
+        return _while_loop(_as_function(fn), chunk["tasks"], 1, count)
+
+    return run
+
+
+def _chunk_program(run_tasks, parts, form, jit_compile, checked):
+    """Returns a function that runs all tasks of a chunk as one program."""
+
+    def run(chunk):
+        each, total = run_tasks(chunk)
         # Here, and not after the program, because it costs nothing here.
         finite = bad_tasks.all_finite(checked(total))
         return each, (total, 1 - tf.cast(finite, tf.int32))
@@ -256,7 +239,7 @@ def _chunk_program(fn, parts, jit_compile, checked):
             program.get_concrete_function(spec)
         )
         if operations:
-            raise _unvectorized(f"XLA has no kernel for {operations}")
+            raise _unvectorized(form, f"XLA has no kernel for {operations}")
     return program
 
 
@@ -282,11 +265,11 @@ def _reason(operation, error):
     return f"operation {op_type} in {place[:_MAX_REASON]!r}"
 
 
-def _unvectorized(reason):
+def _unvectorized(form, reason):
     return VectorizationError(
-        "The learner or a loss has an operation that cannot be vectorized "
-        'over tasks. Use `task_map="loop"`. '
-        f'Received: task_map="vectorized", which failed with: {reason}'
+        f"The learner or a loss has an operation that cannot be {form} over "
+        'tasks. Use `task_map="loop"`. '
+        f'Received: task_map="{form}", which failed with: {reason}'
     )
 
 
@@ -305,7 +288,8 @@ def _chunk_sizes(count, parallelism):
     return chunks, -(-count // chunks)
 
 
-def _while_loop(fn, tasks, parallelism):
+def _while_loop(fn, tasks, parallelism, limit=None):
+    """Runs `fn` on the tasks, or on the first `limit` of them."""
     # The loop needs the shapes and dtypes of the results before it is built.
     task_spec = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape[1:], t.dtype), tasks
@@ -317,6 +301,8 @@ def _while_loop(fn, tasks, parallelism):
     flat_tasks = tf.nest.flatten(tasks)
     count = tf.shape(flat_tasks[0])[0]
     static_count = flat_tasks[0].shape[0]
+    if limit is None:
+        limit = count
 
     def body(i, arrays, total):
         task = tf.nest.pack_sequence_as(tasks, [t[i] for t in flat_tasks])
@@ -329,12 +315,17 @@ def _while_loop(fn, tasks, parallelism):
         return i + 1, arrays, total
 
     _, arrays, total = tf.while_loop(
-        lambda i, arrays, total: i < count,
+        lambda i, arrays, total: i < limit,
         body,
         (
             tf.constant(0),
             [
-                tf.TensorArray(s.dtype, size=count, element_shape=s.shape)
+                tf.TensorArray(
+                    s.dtype,
+                    # XLA must know it.
+                    size=static_count or count,
+                    element_shape=s.shape,
+                )
                 for s in tf.nest.flatten(each_spec)
             ],
             [tf.zeros(s.shape, s.dtype) for s in tf.nest.flatten(total_spec)],

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from keras_maml.engine import task_forms
 from keras_maml.engine import task_map
 from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
@@ -114,10 +115,13 @@ def trained(task_map, tasks, **kwargs):
 
 
 # Chunks with and without filling.
-@pytest.mark.parametrize("tasks", [1, 5, 8])
-def test_vectorized_training_equals_the_loop(tasks):
+@pytest.mark.parametrize(
+    ("form", "tasks"),
+    [("vectorized", 1), ("vectorized", 5), ("vectorized", 8), ("compiled", 5)],
+)
+def test_training_in_chunks_equals_the_loop(form, tasks):
     expected_losses, expected = trained("loop", tasks)
-    losses, weights = trained("vectorized", tasks, task_parallelism=2)
+    losses, weights = trained(form, tasks, task_parallelism=2)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     for w, e in zip(weights, expected):
         np.testing.assert_allclose(w, e, rtol=1e-4, atol=1e-6)
@@ -133,43 +137,18 @@ def test_chunks_fill_the_cores_and_stay_small():
     assert sizes(256, 2) == (8, 32)
 
 
-def test_more_chunks_than_cores_are_a_loop():
+@pytest.mark.parametrize("form", ["vectorized", "compiled"])
+def test_more_chunks_than_cores_are_a_loop(form):
     def square_each(task):
         return task**2, {"sum": task}
 
     tasks = tf.random.stateless_normal((70, 3), (0, 0))
     run = tf.function(
-        lambda t: task_map.map_tasks(
-            square_each, t, parallelism=2, vectorize=True
-        )
+        lambda t: task_map.map_tasks(square_each, t, parallelism=2, form=form)
     )
     each, total, _ = run(tasks)
     np.testing.assert_allclose(each, tasks**2, rtol=1e-6)
     np.testing.assert_allclose(total["sum"], tf.reduce_sum(tasks, 0), atol=1e-4)
-
-
-def test_auto_vectorizes_what_is_light():
-    layers = keras.layers
-    mlp = keras_maml.learners.mlp()
-    assert task_map.vectorizes(mlp)
-    assert task_map.vectorizes(keras.Sequential([keras.Input((1,)), mlp]))
-    inputs = keras.Input((3,))
-    outputs = layers.Add()([layers.Dense(3)(inputs), inputs])
-    assert task_map.vectorizes(keras.Model(inputs, outputs))
-    assert not task_map.vectorizes(keras_maml.learners.conv4())
-    assert not task_map.vectorizes(
-        keras.Model(inputs, keras.ops.sin(inputs) + outputs)
-    )
-
-    class Subclass(keras.Sequential):
-        pass
-
-    assert not task_map.vectorizes(Subclass([layers.Dense(1)]))
-
-    class Layer(layers.Dense):
-        pass
-
-    assert not task_map.vectorizes(keras.Sequential([Layer(1)]))
 
 
 def lstm(inputs):
@@ -243,7 +222,7 @@ def test_auto_is_silent_about_what_it_tries(monkeypatch):
     handler = Handler()
     tf.get_logger().addHandler(handler)
     # The libraries' light layers can all be vectorized.
-    monkeypatch.setattr(task_map, "vectorizes", lambda learner: True)
+    monkeypatch.setattr(task_forms, "is_light", lambda learner: True)
     try:
         for layer in (lstm, convolution):
             values = [
@@ -409,9 +388,9 @@ def test_what_is_wrong_in_both_ways_is_still_an_error():
         meta_model.train_on_batch(*regression_batch())
 
 
-@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("form", task_map.FORMS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])
-def test_says_whether_what_is_checked_is_finite(vectorize, value):
+def test_says_whether_what_is_checked_is_finite(form, value):
     tasks = np.ones((9, 2), "float32")
     tasks[5, 1] = value
 
@@ -421,7 +400,7 @@ def test_says_whether_what_is_checked_is_finite(vectorize, value):
             lambda task: ((), {"checked": task, "other": np.nan * task}),
             tasks,
             parallelism=2,
-            vectorize=vectorize,
+            form=form,
             checked=lambda total: total["checked"],
         )
 

@@ -14,7 +14,14 @@ MUTANTS = [
         "engine/task_map.py",
         "weights = tf.cast(counts, tensor.dtype)",
         "weights = tf.ones_like(counts, tensor.dtype)",
-        "engine/task_map_test.py::test_vectorized_training_equals_the_loop[5]",
+        "engine/task_map_test.py::test_training_in_chunks_equals_the_loop[vectorized-5]",
+    ),
+    Mutant(
+        "engine/task_map.py",
+        'return _while_loop(_as_function(fn), chunk["tasks"], 1, count)',
+        'return _while_loop(_as_function(fn), chunk["tasks"], 1)',
+        "engine/task_map_test.py"
+        "::test_training_in_chunks_equals_the_loop[compiled-5]",
     ),
     Mutant(
         "engine/task_map.py",
@@ -32,7 +39,8 @@ MUTANTS = [
         "engine/task_map.py",
         "joined = tf.reshape(tensor, shape)[:count]",
         "joined = tf.reshape(tensor, shape)[-count:]",
-        "engine/task_map_test.py::test_more_chunks_than_cores_are_a_loop",
+        "engine/task_map_test.py"
+        "::test_more_chunks_than_cores_are_a_loop[vectorized]",
     ),
     # -- One meta-batch
     Mutant(
