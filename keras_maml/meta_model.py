@@ -124,10 +124,12 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
               and the number of tasks must be known: batch the dataset with
               `drop_remainder=True`.
             - `"compiled"`: as `"vectorized"`, but the program goes over the
-              tasks of its chunk one by one. It is the fastest form for dense
-              layers of about 64 to 400 units.
-            - `"auto"`: the fastest of these forms if the learner consists of
-              dense and similarly cheap layers; otherwise `"loop"`.
+              tasks of its chunk one by one. With second order and several
+              inner steps, it is the fastest form for dense layers of about
+              64 to 400 units.
+            - `"auto"`: what is expected to be the fastest of these forms if
+              the learner consists of dense and similarly cheap layers;
+              otherwise `"loop"`.
         task_parallelism: int, the number of tasks, or of chunks, that run at
             the same time. Each needs its own memory. Defaults to the number
             of CPU cores.

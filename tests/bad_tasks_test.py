@@ -249,24 +249,66 @@ def test_nan_that_a_relu_hides_is_found():
                 call(x, y)
 
 
+def imputes(x):
+    return tf.where(tf.math.is_nan(x), tf.zeros_like(x), x)
+
+
 @keras.saving.register_keras_serializable()
 class Imputes(keras.layers.Layer):
     """Makes 0 of NaN."""
 
     def call(self, x):
-        return tf.where(tf.math.is_nan(x), tf.zeros_like(x), x)
+        return imputes(x)
 
 
+@pytest.mark.parametrize("layer", [Imputes(), keras.layers.Activation(imputes)])
 @pytest.mark.parametrize("form", ["loop", "vectorized"])
-def test_nan_that_a_layer_imputes_is_bad_in_every_form(form):
+def test_nan_that_a_layer_imputes_is_bad_in_every_form(form, layer):
     learner = keras.Sequential(
-        [keras.Input((1,)), Imputes(), keras.layers.Dense(1)]
+        [keras.Input((1,)), layer, keras.layers.Dense(1)]
     )
     meta_model = compiled_model(form, learner=learner)
     x, y = regression_batch(tasks=4)
     x["support_x"][BAD, 0] = np.nan
     with pytest.raises(ValueError, match="task 2 .*impute missing values in"):
         meta_model.train_on_batch(x, y)
+
+
+@pytest.mark.parametrize("form", ["loop", "vectorized"])
+def test_nan_that_a_loss_leaves_out_is_bad_in_every_form(form):
+    def loss(y_true, y_pred):
+        return tf.reduce_mean(tf.square(imputes(y_true - y_pred)), -1)
+
+    meta_model = compiled_model(form, loss=loss)
+    with pytest.raises(ValueError, match="query loss of task 2"):
+        meta_model.train_on_batch(*batch_with("query"))
+
+
+def test_a_metric_does_not_see_a_bad_task():
+    seen = []
+
+    def metric(y_true, y_pred):
+        tf.py_function(lambda p: seen.append(p.numpy()), [y_pred], [])
+        return y_pred
+
+    meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
+    meta_model.compile("sgd", "mse", metrics=[metric])
+    with pytest.raises(ValueError, match="support loss of task 2"):
+        meta_model.train_on_batch(*batch_with("support"))
+    assert not seen
+
+
+def test_a_loop_of_the_users_own_fails_in_the_graph():
+    meta_model = compiled_model()
+    # Where nobody reads a report, also on replicas, the step fails.
+    meta_model.meta_state.bad_tasks.build_report(True)
+    step = tf.function(meta_model.train_step, autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not finite"):
+        step(batch_with("support"))
+    meta_model.compile("sgd", "mse", jit_compile=True)
+    step = tf.function(meta_model.train_step, autograph=False)
+    with pytest.raises(ValueError, match="`jit_compile=False`. Received"):
+        step(batch_with("support"))
 
 
 def test_an_inner_loop_that_diverges_is_found_in_first_order():

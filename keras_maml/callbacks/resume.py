@@ -15,6 +15,7 @@ from keras_maml import keras_internals
 from keras_maml.callbacks import run_state
 from keras_maml.callbacks.checkpoint_file import MAX_BYTES
 from keras_maml.callbacks.checkpoint_file import CheckpointFile
+from keras_maml.engine.autotuner import without_autotuner
 from keras_maml.streams import stream_of
 from keras_maml.validation import check_integer
 from keras_maml.version import __version__
@@ -306,7 +307,7 @@ class Resume(keras.callbacks.Callback):
         )
         place = saved["place"]
         if self.dataset_at is not None:
-            rest = self.dataset_at(place)
+            rest = without_autotuner(self.dataset_at(place))
         elif stream is not None:
             rest = stream.after(place)
         else:

@@ -14,7 +14,8 @@ def without_autotuner(dataset):
     The autotuner sleeps for longer and longer periods, and an iterator does not
     close before it wakes: each epoch of a finite dataset, and each `fit`, may
     end seconds late. Without the autotuner, `num_parallel_calls=AUTOTUNE` is
-    one call on each core, and TensorFlow adds no buffer, so this function does.
+    one call on each core, of at most 16, and TensorFlow adds no buffer, so this
+    function does.
 
     Args:
         dataset: what `fit`, `evaluate` or `predict` was called with.

@@ -17,9 +17,12 @@ MODES = ("raise", "skip")
 # What is looked at in a task, in this order.
 PARTS = ("support loss", "query loss", "gradient", "new state")
 
+# The part of a task that this process does not see.
+_ELSEWHERE = "loss, gradient or new state"
+
 # Numbers of a report: task, episode, and the position of its part in `PARTS`.
 _NO_REPORT = (-1, -1, -1)
-_SOME_TASK = (-1, -1, len(PARTS))
+_TASK_ELSEWHERE = (-1, -1, len(PARTS))
 
 
 class BadTasks:
@@ -30,11 +33,14 @@ class BadTasks:
         report: variable of three ints, for steps that cannot fail: the index
             and episode of a bad task, and the position of its part in `PARTS`.
             `None` if steps can fail.
+        is_read: bool. Whether the step runs, or is traced, in a function that
+            reads the report.
     """
 
     def __init__(self):
         self.batch = None
         self.report = None
+        self.is_read = False
 
     def build_report(self, is_needed):
         """Makes or drops the variable, which a trace cannot make."""
@@ -48,7 +54,7 @@ class BadTasks:
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
 
-    def keep_report(self, healthy, bad_task=_SOME_TASK):
+    def keep_report(self, healthy, bad_task=_TASK_ELSEWHERE):
         """Keeps the first bad task in the report.
 
         Args:
@@ -97,24 +103,39 @@ class BadTasks:
         @functools.wraps(function)
         def step(*args, **kwargs):
             self.batch = None
+            self.is_read = True
             try:
                 logs = function(*args, **kwargs)
+                bad_task = self._read_report(find)
             except tf.errors.OpError:
+                self._forget_report()
                 if self.batch is None:
                     raise
                 # TensorFlow's error shows the whole graph.
                 raise find(self._pop_batch()).error(mode) from None
-            if self.report is not None:
-                index, episode, part = self.report.numpy().tolist()
-                if part >= 0:
-                    self.report.assign(_NO_REPORT)
-                    if self.batch is not None:
-                        raise find(self._pop_batch()).error(mode)
-                    part = (*PARTS, "mean over tasks")[part]
-                    raise BadTask(index, part, episode).error(mode)
+            finally:
+                self.is_read = False
+            if bad_task is not None:
+                self._forget_report()
+                raise bad_task.error(mode)
             return logs
 
         return step
+
+    def _read_report(self, find):
+        """Returns the `BadTask` of the report, or `None`."""
+        if self.report is None:
+            return None
+        index, episode, part = self.report.numpy().tolist()
+        if part < 0:
+            return None
+        if self.batch is not None:
+            return find(self._pop_batch())
+        return BadTask(index, (*PARTS, _ELSEWHERE)[part], episode)
+
+    def _forget_report(self):
+        if self.report is not None:
+            self.report.assign(_NO_REPORT)
 
     def _pop_batch(self):
         batch, self.batch = self.batch, None
@@ -140,6 +161,8 @@ class BadTask(NamedTuple):
     def error(self, mode):
         """Returns the `ValueError` that stops a step, in one of `MODES`."""
         name = "all tasks of the meta-batch together"
+        if self.part == _ELSEWHERE:
+            name = "a task of another replica"
         if self.task >= 0:
             name = f"task {self.task} of the meta-batch"
             if self.replicas > 1:
@@ -175,7 +198,7 @@ def describe(finite, episodes):
     return tf.where(
         tf.reduce_any(is_bad),
         tf.stack([index, episode, part]),
-        tf.constant(_SOME_TASK, tf.int64),
+        tf.constant(_TASK_ELSEWHERE, tf.int64),
     )
 
 

@@ -92,7 +92,7 @@ class MetaStep:
         """
         bad_task = None
         skips = self._model.bad_tasks == "skip"
-        if compiles_whole_step(self._model):
+        if compiles_whole_step(self._model) and not tf.executing_eagerly():
             if skips:
                 raise ValueError(
                     '`bad_tasks="skip"` needs meta-batches whose size changes, '
@@ -154,15 +154,19 @@ class MetaStep:
                 )
         return bad_tasks.BadTask(-1, "mean over tasks")
 
-    def stop_unless(self, healthy):
+    def stop_unless_healthy(self, result):
         """Stops a step that can fail.
 
         Args:
-            healthy: bool scalar. Whether the step may change anything.
+            result: the `StepResult` of this replica.
 
         Returns:
             A tensor, to be read before anything changes.
         """
+        healthy = result.healthy
+        if self._model.bad_tasks == "skip" and number_of_replicas() == 1:
+            # Else nothing is left to take the mean of.
+            healthy &= result.count > 0
         if tf.executing_eagerly():
             if not healthy:
                 raise self.find_bad().error(self._model.bad_tasks)
@@ -186,6 +190,13 @@ class MetaStep:
             A bool tensor. If it is `False`, nothing must change.
         """
         known = self._state.bad_tasks
+        if not known.is_read:
+            raise ValueError(
+                "A step that XLA compiles as a whole cannot stop at a bad "
+                "task. `fit`, `evaluate` and `train_on_batch` look for one "
+                "after the step. For a loop of your own, compile the model "
+                "with `jit_compile=False`. Received: jit_compile=True"
+            )
         if result.bad_task is not None:
             return known.keep_report(healthy, result.bad_task)
 
@@ -233,22 +244,22 @@ class MetaStep:
 
     def _task(self, task):
         """Returns one task's outputs, and what is summed over tasks."""
-        return self._summary(task, with_sources=True)
+        return self._summary(task, self._sources)
 
     def _xla_task(self, task):
         # TensorFlow's kernels for CPUs may turn NaN into 0 on the way to a
-        # loss, so what a loss depends on is looked at too. XLA's do not.
-        return self._summary(task, with_sources=False)
+        # loss, so what a loss depends on is looked at too. XLA's do not, so
+        # only the data are, which a loss of the user may do the same to.
+        return self._summary(task, self._data)
 
-    def _summary(self, task, with_sources):
+    def _summary(self, task, sources):
         outputs, adapted, summed = self._run_task(task)
         # Masks are attached to tensors, and stacking tasks makes new tensors.
         each = {"y_pred": outputs, "masks": functional.masks(outputs)}
         summed["count"] = tf.ones([])
-        summed["probes"] = [adapted.losses]
-        if with_sources:
-            summed["probes"] += self._sources(task, adapted)
-        summed["probes"] = bad_tasks.probe(summed["probes"])
+        summed["probes"] = bad_tasks.probe(
+            [adapted.losses, sources(task, adapted)]
+        )
         return each, summed
 
     def _good_task(self, task):
@@ -280,10 +291,13 @@ class MetaStep:
 
     def _sources(self, task, adapted):
         """Returns what a task's support loss, query loss and gradient need."""
+        return (*self._data(task), bad_tasks.moved(adapted))
+
+    def _data(self, task, adapted=None):
+        del adapted
         return (
             bad_tasks.learned_from(task["x"]),
             [task["x"]["query_x"], task["y"]],
-            bad_tasks.moved(adapted),
         )
 
     def _run_task(self, task):

@@ -116,9 +116,9 @@ class MetaTrainer(
         # Nothing changes before it is known that no task is bad.
         if step_forms.steps_can_fail(self):
             with tf.control_dependencies([check]):
-                self._update(result)
+                self._update(result.mean)
         else:
-            keras_distribution.run_if(check, self._update, result)
+            keras_distribution.run_if(check, self._update, result.mean)
         return logs
 
     def test_step(self, data):
@@ -180,7 +180,7 @@ class MetaTrainer(
 
         def run(form):
             return task_map.map_tasks(
-                xla_fn if form != "loop" and is_light else fn,
+                xla_fn if form != "loop" and is_light and jit_compile else fn,
                 tasks,
                 parallelism=parallelism,
                 form=form,
@@ -199,7 +199,10 @@ class MetaTrainer(
             or self.head_init is not None
         ):
             return run("loop")
-        form = task_forms.fastest(self.learner, self.inner_steps, jit_compile)
+        second_order = self.meta_state.meta_gradient.second_order
+        form = task_forms.fastest(
+            self.learner, self.inner_steps if second_order else 1, jit_compile
+        )
         try:
             return run(form)
         except Exception:
@@ -231,9 +234,9 @@ class MetaTrainer(
         """Runs the tasks of a meta-batch.
 
         Returns:
-            A tuple `(result, check, logs)`: a `StepResult`, what
-            `MetaStep.stop_unless` or `report_unless` returns, and the logs.
-            Means and logs are over the tasks of all replicas.
+            A tuple `(result, check, logs)`: a `StepResult`, what one of
+            `stop_unless_healthy` and `report_unless` of `MetaStep` returns,
+            and the logs. Means and logs are over the tasks of all replicas.
         """
         replicas.check(self)
         x, y, sample_weight = meta_step.unpack(data)
@@ -250,6 +253,34 @@ class MetaTrainer(
         metrics = keras_internals.unbuilt_metrics(self)
         if metrics is not None:
             _build(metrics, result.y, result.y_pred)
+        fails = step_forms.steps_can_fail(self)
+        check = step.stop_unless_healthy(result) if fails else None
+        with tf.control_dependencies([] if check is None else [check]):
+            logs = self._update_metrics(result, tasks)
+            sums = (
+                replicas.metric_values(self.metrics),
+                result.count,
+                tf.cast(~result.healthy, tf.float32),
+            )
+            mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
+                result.mean, result.count, sums
+            )
+        if not fails:
+            healthy = result.healthy
+            if replicas.number_of_replicas() > 1:
+                healthy = bad_replicas == 0
+            if self.bad_tasks == "skip":
+                # Else nothing is left to take the mean of.
+                healthy &= all_tasks > 0
+            check = step.report_unless(healthy, result)
+        # A metric of one replica knows nothing of the others.
+        logs |= replicas.with_metric_values(
+            self.metrics, values, self.get_metrics_result
+        )
+        return result._replace(mean=mean), check, logs
+
+    def _update_metrics(self, result, tasks):
+        """Updates the metrics of this replica, and returns the logs."""
         keras_internals.loss_tracker(self).update_state(
             result.mean["loss"], sample_weight=result.count
         )
@@ -258,37 +289,14 @@ class MetaTrainer(
             self.meta_state.skipped_tasks.update_state(
                 tf.cast(all_tasks, result.count.dtype) - result.count
             )
-        logs = self.compute_metrics(
+        return self.compute_metrics(
             result.x,
             result.y,
             result.y_pred,
             sample_weight=result.sample_weight,
         )
-        sums = (
-            replicas.metric_values(self.metrics),
-            result.count,
-            tf.cast(~result.healthy, tf.float32),
-        )
-        mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
-            result.mean, result.count, sums
-        )
-        healthy = result.healthy
-        if replicas.number_of_replicas() > 1:
-            healthy = bad_replicas == 0
-        if self.bad_tasks == "skip":
-            # Else nothing is left to take the mean of.
-            healthy &= all_tasks > 0
-        if step_forms.steps_can_fail(self):
-            check = step.stop_unless(healthy)
-        else:
-            check = step.report_unless(healthy, result)
-        # A metric of one replica knows nothing of the others.
-        logs |= replicas.with_metric_values(
-            self.metrics, values, self.get_metrics_result
-        )
-        return result._replace(mean=mean), check, logs
 
-    def _update(self, result):
+    def _update(self, mean):
         """Takes the outer step."""
         optimizer = self.optimizer
         steps_before = None
@@ -296,7 +304,7 @@ class MetaTrainer(
             steps_before = tf.identity(optimizer.iterations)
         # Keras builds the optimizer of a loaded model in this order.
         variables = map(id, tf.nest.flatten(self.meta_state.variables()))
-        gradients = tf.nest.flatten(result.mean["gradients"])
+        gradients = tf.nest.flatten(mean["gradients"])
         gradients = dict(zip(variables, gradients, strict=True))
         if self.trainable_variables:
             if replicas.number_of_replicas() > 1:
@@ -315,7 +323,7 @@ class MetaTrainer(
             has_stepped = self.optimizer.iterations > steps_before
         learner_state.assign_state(
             self.learner,
-            result.mean["state"],
+            mean["state"],
             self.meta_state.statistics,
             has_stepped,
         )

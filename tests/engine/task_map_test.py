@@ -405,3 +405,27 @@ def test_says_whether_what_is_checked_is_finite(form, value):
         )
 
     assert bool(run(tasks)[2]) == np.isfinite(value)
+
+
+@pytest.mark.parametrize(
+    ("meta_gradient", "form"),
+    [("second_order", "compiled"), ("first_order", "vectorized")],
+)
+def test_auto_counts_the_steps_that_a_derivative_goes_through(
+    meta_gradient, form, monkeypatch
+):
+    forms = []
+
+    def map_tasks(fn, tasks, form, **kwargs):
+        forms.append(form)
+        raise NotImplementedError
+
+    monkeypatch.setattr(task_map, "map_tasks", map_tasks)
+    learner = keras_maml.learners.mlp(hidden_units=(64, 64))
+    meta_model = keras_maml.MetaModel(
+        learner, inner_steps=5, meta_gradient=meta_gradient
+    )
+    meta_model.compile("sgd", "mse")
+    with pytest.raises(NotImplementedError):
+        meta_model.train_on_batch(*regression_batch())
+    assert forms == [form, "loop"]

@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from keras_maml.engine.task_map import FORMS as TASK_MAPS
 from tests.fuzz import plain_rules
 from tests.fuzz.cases import Case
 from tests.fuzz.faults import FAULTS
@@ -10,7 +11,15 @@ from tests.fuzz.plain_networks import KINDS
 
 ALL_KINDS = tuple(sorted(KINDS))
 CALLS = ("train_on_batch", "fit", "evaluate", "predict", "call", "adapt")
-MODES = ("eager", "loop", "auto", "vectorized", "no_xla", "xla")
+MODES = (
+    "eager",
+    "loop",
+    "auto",
+    "vectorized",
+    "compiled",
+    "no_xla",
+    "xla",
+)
 
 _NOT_TO_A_MINIMUM = (
     "decay",
@@ -82,7 +91,7 @@ def cases(draw, modes=("eager",), faults=False, kinds=ALL_KINDS):
         adapted = "all" if gradient == "reptile" else adapted
     first = draw(st.sampled_from(["train_on_batch", "fit"]))
     calls = draw(st.lists(st.sampled_from(CALLS[2:]), max_size=2, unique=True))
-    task_map = {"loop": "loop", "vectorized": "vectorized"}.get(mode, "auto")
+    task_map = mode if mode in TASK_MAPS else "auto"
     return Case(
         kind=kind,
         form=draw(st.sampled_from(FORMS)),

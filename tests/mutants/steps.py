@@ -98,9 +98,28 @@ MUTANTS = [
     ),
     Mutant(
         "engine/meta_step.py",
-        'summed["probes"] += self._sources(task, adapted)',
-        "pass",
+        "return self._summary(task, self._sources)",
+        "return self._summary(task, lambda task, adapted: [])",
         f"{_BAD}::test_nan_that_a_relu_hides_is_found",
+    ),
+    Mutant(
+        "engine/meta_step.py",
+        "return self._summary(task, self._data)",
+        "return self._summary(task, lambda task, adapted: [])",
+        f"{_BAD}::test_nan_that_a_loss_leaves_out_is_bad_in_every_form",
+    ),
+    Mutant(
+        "engine/meta_trainer.py",
+        "with tf.control_dependencies([] if check is None else [check]):",
+        "with tf.control_dependencies([]):",
+        f"{_BAD}::test_a_metric_does_not_see_a_bad_task",
+    ),
+    Mutant(
+        "engine/meta_trainer.py",
+        "self.learner, self.inner_steps if second_order else 1, jit_compile",
+        "self.learner, self.inner_steps, jit_compile",
+        "engine/task_map_test.py"
+        "::test_auto_counts_the_steps_that_a_derivative_goes_through",
     ),
     Mutant(
         "engine/meta_step.py",
@@ -134,8 +153,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/meta_trainer.py",
-        "keras_distribution.run_if(check, self._update, result)",
-        "self._update(result)",
+        "keras_distribution.run_if(check, self._update, result.mean)",
+        "self._update(result.mean)",
         f"{_STOPS}[query-compiled]",
     ),
     Mutant(
