@@ -110,12 +110,6 @@ MUTANTS = [
     ),
     Mutant(
         "engine/meta_trainer.py",
-        "with tf.control_dependencies([] if check is None else [check]):",
-        "with tf.control_dependencies([]):",
-        f"{_BAD}::test_a_metric_does_not_see_a_bad_task",
-    ),
-    Mutant(
-        "engine/meta_trainer.py",
         "self.learner, self.inner_steps if second_order else 1, jit_compile",
         "self.learner, self.inner_steps, jit_compile",
         "engine/task_map_test.py"
