@@ -161,10 +161,11 @@ def _chunks(fn, tasks, parallelism, form, jit_compile, checked):
 
     counts = tf.reshape(tf.range(padded_count) < count, [chunks, size])
     parts = {"tasks": tf.nest.map_structure(split, tasks), "counts": counts}
-    make = _vectorized if form == "vectorized" else _compiled
-    run = _chunk_program(
-        make(fn, jit_compile), parts, form, jit_compile, checked
-    )
+    if form == "vectorized":
+        run_tasks = _vectorized(fn, jit_compile)
+    else:
+        run_tasks = _compiled(fn)
+    run = _chunk_program(run_tasks, parts, form, jit_compile, checked)
     if chunks <= parallelism:
         # All chunks run at the same time, so no loop limits them.
         each, (total, not_finite) = _unrolled(run, parts, chunks)
@@ -208,9 +209,8 @@ def _vectorized(fn, jit_compile):
     return run
 
 
-def _compiled(fn, jit_compile):
+def _compiled(fn):
     """Returns a function that runs `fn` on a chunk's tasks, one by one."""
-    del jit_compile
 
     def run(chunk):
         # The copies come last, and are left out.
