@@ -11,6 +11,7 @@ import threading
 import weakref
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 from tensorflow.python.framework.func_graph import FuncGraph
 from tensorflow.python.framework.ops import gradient_registry
 
@@ -147,3 +148,25 @@ def _hold_by_graphs(tensor):
 
     entry["type"] = held
     weakref.finalize(gradient, gradient_registry._registry.pop, name, None)
+
+
+def call_with_captured(function, inputs, captured):
+    """Calls a concrete function with other tensors from outside.
+
+    Args:
+        function: a concrete function.
+        inputs: list of tensors, its arguments.
+        captured: list of tensors, in the place of its `captured_inputs`.
+
+    Returns:
+        A list of tensors.
+    """
+    return function._call_flat(list(inputs), captured)
+
+
+def stop_recording():
+    """Returns a context in which no gradient tape of the thread records.
+
+    With two tapes, TensorFlow would derive a loop where it is built.
+    """
+    return record.stop_recording()

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_maml import tensorflow_internals
 from keras_maml.engine import bad_tasks
 from keras_maml.engine.processors import available_processors
+from keras_maml.exact import task_axis
 
 FORMS = ("loop", "vectorized", "compiled")
 MODES = ("auto", *FORMS)
@@ -183,7 +184,8 @@ def _vectorized(fn, jit_compile):
 
         def run_task(task):
             nonlocal is_traced, list_loop
-            results = fn(task)
+            with task_axis.vectorized():
+                results = fn(task)
             is_traced = True
             list_loop = _list_loop(tf.compat.v1.get_default_graph())
             if list_loop is not None and jit_compile:
