@@ -8,5 +8,5 @@ def accelerators() -> list[tf.config.LogicalDevice]:
     return [
         device
         for device in tf.config.list_logical_devices()
-        if device.device_type != "CPU"
+        if device.device_type in ("GPU", "TPU")
     ]

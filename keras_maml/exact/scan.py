@@ -106,9 +106,10 @@ class _Loop:
         xs = inputs[width : width + rows]
         weights = inputs[width + rows :]
         length = xs[0].shape[0]
+        zero = _zero(xs)
 
         def zeros(row):
-            return tf.zeros([length, *row.shape], row.dtype)
+            return _plus(tf.zeros([length, *row.shape], row.dtype), zero)
 
         def body(i, carry, befores, ys):
             befores = [_with_row(b, i, c) for b, c in zip(befores, carry)]
@@ -116,7 +117,7 @@ class _Loop:
             ys = [_with_row(y, i, r) for y, r in zip(ys, results[width:])]
             return i + 1, list(results[:width]), befores, ys
 
-        carry = list(inputs[:width])
+        carry = [_plus(tensor, zero) for tensor in inputs[:width]]
         _, carry, befores, ys = tf.while_loop(
             lambda i, *_: i < length,
             body,
@@ -178,6 +179,24 @@ class _Loop:
         gradients = tape.gradient(outputs, sources, d_outputs)
         gradients = [dense(g, t) for g, t in zip(gradients, sources)]
         return _cut(gradients, self._width, len(xs))
+
+
+def _zero(xs):
+    """Returns a 0 that depends on the sequence.
+
+    What a loop starts from must depend on the task, if what it returns does.
+    Otherwise `tf.vectorized_map` would convert the loop twice.
+    """
+    numbers = [x for x in xs if x.dtype.is_floating]
+    if not numbers:
+        return tf.zeros([])
+    # Not the number times 0: that is NaN for NaN.
+    is_nan = tf.math.is_nan(tf.reshape(numbers[0], [-1])[0])
+    return tf.cast(is_nan, tf.float32) * 0.0
+
+
+def _plus(tensor, zero):
+    return tensor + tf.cast(zero, tensor.dtype)
 
 
 def _traced(function, tensors):
