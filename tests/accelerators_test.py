@@ -88,17 +88,10 @@ def test_every_algorithm_vectorized_on_replicas(algorithm):
     np.testing.assert_allclose(vectorized, loop, rtol=1e-10, atol=1e-12)
 
 
-# A few of each kind every day; all of them are `slow` together.
-QUICK = {"Conv2DTranspose", "Dropout", "DepthwiseConv2D"}
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in layers_table.CASES
-        if name not in layers_table.NOT_VECTORIZED
-    ],
+    [n for n in layers_table.CASES if n not in layers_table.NOT_VECTORIZED],
 )
 @pytest.mark.filterwarnings("ignore:Layer 'flatten.*mask attached")
 def test_every_layer_vectorized(name):
@@ -217,6 +210,7 @@ def hlo(meta_model, x, y, stage="hlo"):
         meta_model.meta_state.bad_tasks.is_read = False
 
 
+@pytest.mark.slow
 def test_a_step_is_one_program_without_calls_of_the_host(accelerator):
     x, y = tf.nest.map_structure(tf.constant, meta_batch(tasks=2))
     meta_model = make("fomaml", task_parallelism=2)
@@ -232,17 +226,26 @@ def test_a_step_is_one_program_without_calls_of_the_host(accelerator):
     assert re.search(r"f32\[2,18,3\]", text)
 
 
-def test_fit_calls_one_program_a_step(accelerator):
-    x, y = meta_batch(tasks=2)
-    meta_model = make("fomaml", task_parallelism=1)
-    compile(meta_model, jit_compile=True)
-    meta_model.train_on_batch(x, y)
-    iterator = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
-    fit_step = tf.function(
-        lambda: meta_model.train_function.__wrapped__(iterator),
-        autograph=False,
-    )
-    graph = fit_step.get_concrete_function().graph.as_graph_def()
+def test_fit_calls_one_program_a_step(accelerator, monkeypatch):
+    data = regression_batch()
+    meta_model = regression_model(task_map="auto")
+    meta_model.compile("adam", "mse", jit_compile=True)
+    functions = []
+    plain = tf.function
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            tf,
+            "function",
+            lambda *args, **kwargs: (
+                functions.append(plain(*args, **kwargs)) or functions[-1]
+            ),
+        )
+        meta_model.make_train_function()
+    # As in `fit`, which looks for bad tasks after a step.
+    monkeypatch.setattr(meta_model.meta_state.bad_tasks, "is_read", True)
+    iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
+    # Of Keras's functions, the last one takes an iterator.
+    graph = functions[-1].get_concrete_function(iterator).graph.as_graph_def()
     compiled = {
         function.signature.name
         for function in graph.library.function
