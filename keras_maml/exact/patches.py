@@ -44,14 +44,14 @@ class _Axis(NamedTuple):
         padding: tuple of two ints, the zeros before and after.
         starts: range, the first element that each place of the window sees.
         stride: int.
-        count: int, how often the window moves to a place.
+        stops: int, the number of places where the window stands.
     """
 
     length: int
     padding: tuple
     starts: range
     stride: int
-    count: int
+    stops: int
 
 
 def patches(x, window):
@@ -109,7 +109,7 @@ def _see_along(x, number, axis):
         paddings = [[0, 0]] * x.shape.rank
         paddings[number] = axis.padding
         x = tf.pad(x, paddings)
-    if axis.count == x.shape[number] and len(axis.starts) == 1:
+    if axis.stops == x.shape[number] and len(axis.starts) == 1:
         return x
     places = [slice(None)] * number
     return tf.concat(
@@ -120,7 +120,7 @@ def _see_along(x, number, axis):
 def _add_along(y, number, axis):
     """The transpose of `_see_along`."""
     padded = sum(axis.padding) + axis.length
-    if axis.count == padded and len(axis.starts) == 1:
+    if axis.stops == padded and len(axis.starts) == 1:
         z = y
     else:
         parts = tf.split(y, len(axis.starts), -1)
@@ -158,7 +158,7 @@ def _placed(part, number, axis, start, shape):
 
 def _seen(axis, start):
     """Returns the elements that one place of the window sees, a slice."""
-    stop = start + (axis.count - 1) * axis.stride + 1
+    stop = start + (axis.stops - 1) * axis.stride + 1
     return slice(start, max(stop, start), axis.stride)
 
 
