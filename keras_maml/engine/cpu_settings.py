@@ -12,8 +12,9 @@ from keras_maml.engine.processors import available_processors
 _MALLOC_SETTINGS = {
     # M_TRIM_THRESHOLD, what a thread keeps.
     -1: 2**30,
-    # M_TOP_PAD, what a heap must have free before another one is returned.
-    -2: 2**24,
+    # M_TOP_PAD, what a heap must have free before another one is returned: more
+    # than it can have.
+    -2: 2**26,
     # M_MMAP_THRESHOLD, the size that the system itself allocates. It can be no
     # larger.
     -3: 2**25,
@@ -72,7 +73,7 @@ def _keep_freed_memory():
 
     Each thread takes memory from heaps of 64 MiB of its own. If a step fills
     one and needs a little of another, the other is returned to the system as
-    soon as it is empty, unless the padding asks for some space beyond.
+    soon as it is empty, unless the padding asks for more space than a heap has.
     """
     if sys.platform != "linux" or any(
         name in os.environ for name in _MALLOC_VARIABLES
