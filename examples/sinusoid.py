@@ -131,7 +131,7 @@ def forget_runs(config):
         os.remove(path)
 
 
-def fit(model, dataset_at, config, name):
+def fit(model, dataset_at, config, name, callbacks):
     """Trains a network. Both networks get the same optimizer and steps.
 
     Args:
@@ -140,6 +140,7 @@ def fit(model, dataset_at, config, name):
             follow after them.
         config: the flags.
         name: string, the name of the run.
+        callbacks: list of callbacks.
     """
     steps_per_call = min(config.iterations, 100)
     calls = -(-config.iterations // steps_per_call)
@@ -163,12 +164,13 @@ def fit(model, dataset_at, config, name):
         dataset_at(0),
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
+        callbacks=list(callbacks),
         shuffle=False,
         verbose=1 if config.progress == "bar" else 2,
     )
 
 
-def meta_train(config, sines):
+def meta_train(config, sines, callbacks=()):
     """Finds weights from which one gradient step learns a task."""
     learner = keras_maml.learners.mlp(seed=config.seed)
     meta_model = make_model(config, learner, config.inner_rate)
@@ -178,17 +180,13 @@ def meta_train(config, sines):
         lambda steps: sines.batch(tasks, start=steps * tasks),
         config,
         "maml",
+        callbacks,
     )
     return meta_model
 
 
-def pretrain(config, sines):
-    """Fits one network to the points of all tasks.
-
-    Returns:
-        A `MetaModel` that fine-tunes the network. Its rate is the best of
-        `RATES` on 200 validation tasks, averaged over `STEPS`.
-    """
+def pretrain(config, sines, callbacks=()):
+    """Fits one network to the points of all tasks."""
 
     def all_points(x, y):
         inputs = tf.concat([x["support_x"], x["query_x"]], axis=1)
@@ -202,7 +200,17 @@ def pretrain(config, sines):
         lambda steps: sines.batch(tasks, start=steps * tasks).map(all_points),
         config,
         "pretrained",
+        callbacks,
     )
+    return learner
+
+
+def fine_tuned(config, learner, sines):
+    """Returns a `MetaModel` that fine-tunes the pretrained network.
+
+    Its rate is the best of `RATES` on 200 validation tasks, averaged over
+    `STEPS`.
+    """
     validation_tasks = sines.batch(100, count=200, start=VALIDATION_START)
     models = [make_model(config, learner, rate) for rate in RATES]
     errors = []
@@ -233,7 +241,8 @@ def train(config):
     print("MAML")
     models = {"MAML": meta_train(config, sines)}
     print("Pretraining on all tasks")
-    models["pretrained on all tasks"] = pretrain(config, sines)
+    pretrained = pretrain(config, sines)
+    models["pretrained on all tasks"] = fine_tuned(config, pretrained, sines)
     test_tasks = sines.batch(100, count=config.test_tasks, start=TEST_START)
     scores = {
         name: evaluate(model, test_tasks, STEPS)
