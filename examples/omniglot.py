@@ -179,7 +179,7 @@ SPLIT = (1100, 100, 423)
 # do not use the defaults.
 RATES = {"reptile": 5e-4, "proto_maml": 0.5, "cavia": 5.0}
 STEPS = {"reptile": (10, 50), "imaml": (8, 8)}
-# Of the average over steps: it covers about 200, so that short runs have one too.
+# Of the average over steps: it covers about 200 of them.
 MOMENTUM = 0.995
 # Reptile has more examples of a class in training than in the test.
 REPTILE_SHOTS = 10
