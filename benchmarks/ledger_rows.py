@@ -156,6 +156,12 @@ ROWS = {
     "omniglot_20way_1shot_meta_sgd": omniglot(
         20, 1, "Meta-SGD", LI, {1: "95.93 ± 0.38"}, META_SGD
     ),
+    "sinusoid_k5_two_cores": sinusoid(
+        5,
+        "MAML; here the recipe for two cores",
+        MAML_K5,
+        "--kernel_stddev=0.3 --learning_rate=3e-3",
+    ),
     "sinusoid_k5": sinusoid(5, "MAML", MAML_K5),
     "sinusoid_k10": sinusoid(10, "MAML", {}),
     "sinusoid_k20": sinusoid(20, "MAML", {}),
