@@ -4,6 +4,7 @@
 `keras_internals.py` has.
 """
 
+import contextlib
 import functools
 import logging
 import re
@@ -17,6 +18,29 @@ from tensorflow.python.framework.ops import gradient_registry
 # XLA compiles these only for indices that are constants; what TensorFlow makes
 # of a vectorized `tf.cond` has others.
 _XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
+
+
+@contextlib.contextmanager
+def changes_after(check):
+    """Lets what changes variables in a `with` block wait for a tensor.
+
+    `tf.control_dependencies` would let every operation of the block wait, also
+    those that could run before, and TensorFlow would then simplify none. In a
+    step of 0.3 ms, that costs 5 %.
+
+    Args:
+        check: a tensor that raises an error if nothing must change, or `None`.
+            Has no effect in eager execution.
+    """
+    if check is None or tf.executing_eagerly():
+        yield
+        return
+    graph = check.graph
+    known = len(graph.get_operations())
+    yield
+    for operation in graph.get_operations()[known:]:
+        if operation.op_def.is_stateful and operation.type != "ReadVariableOp":
+            operation._add_control_input(check.op)
 
 
 class VectorizationLog(logging.Filter):

@@ -85,6 +85,33 @@ def test_operations_without_a_kernel_of_xla():
     assert found(function(lambda x: tf.nn.relu(x @ x))) == []
 
 
+def test_only_changes_wait_for_a_check():
+    """Without the edges, a step would change θ before it fails."""
+    changed, kept = tf.Variable(1.0), tf.Variable(1.0)
+
+    @tf.function(autograph=False)
+    def step(is_good):
+        check = tf.debugging.Assert(is_good, ["bad"])
+        with tf.control_dependencies([check]):
+            check = tf.identity(is_good)
+        with tensorflow_internals.changes_after(check):
+            value = kept * 2.0
+            changed.assign_add(value)
+            tf.cond(value > 1.0, lambda: kept.assign(value), lambda: kept)
+        for operation in value.op.graph.get_operations():
+            if operation.type in ("AssignAddVariableOp", "If"):
+                assert check.op in operation.control_inputs
+        assert check.op not in value.op.control_inputs
+        return value
+
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        step(tf.constant(False))
+    assert float(changed) == float(kept) == 1.0
+    step(tf.constant(True))
+    assert float(changed) == 3.0
+    assert float(kept) == 2.0
+
+
 @tensorflow_internals.custom_gradient
 def doubled(x):
     return x + x, lambda d: 2 * d

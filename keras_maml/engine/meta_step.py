@@ -100,23 +100,24 @@ class MetaStep:
                     '`jit_compile="auto"`, or pass `bad_tasks="raise"`. '
                     "Received: jit_compile=True"
                 )
-            each, total, _ = self._map(self._good_task)
+            each, total = self._map(self._good_task)
             each = {**each, **self._targets()}
-            healthy = tf.reduce_all(each["finite"])
+            healthy = tf.math.is_finite(total["count"])
+            healthy &= tf.reduce_all(each["finite"])
             bad_task = bad_tasks.describe(
                 each["finite"], self._tasks.get("episode")
             )
         else:
             xla_fn = self._xla_task if self._training else None
-            each, total, healthy = self._map(self._task, xla_fn=xla_fn)
+            each, total = self._map(self._task, xla_fn=xla_fn)
             each = {**each, **self._targets()}
-            # The sum of what is looked at means nothing.
-            del total["probes"]
+            healthy = tf.math.is_finite(total["count"])
             if skips:
                 each["x"] = self._tasks["x"]
-                each, total, healthy = tf.cond(
-                    healthy, lambda: (each, total, healthy), self._without_bad
+                each, total = tf.cond(
+                    healthy, lambda: (each, total), self._without_bad
                 )
+                healthy = tf.math.is_finite(total["count"])
         count = total.pop("count")
         mean = tf.nest.map_structure(
             lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
@@ -215,13 +216,18 @@ class MetaStep:
 
     def _map(self, fn, **kwargs):
         return self._model.map_tasks(
-            fn,
-            self._tasks,
-            checked=lambda total: [
-                total[key] for key in self._checked if key in total
-            ],
-            **kwargs,
+            fn, self._tasks, finish=self._finish, **kwargs
         )
+
+    def _finish(self, total):
+        """Makes the count of tasks NaN, if one of them is not finite."""
+        finite = bad_tasks.all_finite(
+            [total[key] for key in self._checked if key in total]
+        )
+        # The sum of the probes means nothing.
+        total = {k: v for k, v in total.items() if k != "probes"}
+        total["count"] = tf.where(finite, total["count"], float("nan"))
+        return total
 
     def _targets(self):
         return {
@@ -232,13 +238,13 @@ class MetaStep:
 
     def _without_bad(self):
         """Runs all tasks again, and returns the results of the good ones."""
-        each, total, finite = self._map(self._good_task)
+        each, total = self._map(self._good_task)
         good = tf.reduce_all(each.pop("finite"), -1)
         each = tf.nest.map_structure(
             lambda t: tf.boolean_mask(t, good),
             {**each, **self._targets(), "x": self._tasks["x"]},
         )
-        return each, total, finite
+        return each, total
 
     # -- One task
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_maml import keras_distribution
 from keras_maml import keras_internals
+from keras_maml import tensorflow_internals
 from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import fit_arguments
@@ -115,7 +116,7 @@ class MetaTrainer(
         result, check, logs = self._step(data, training=True)
         # Nothing changes before it is known that no task is bad.
         if step_forms.steps_can_fail(self):
-            with tf.control_dependencies([check]):
+            with tensorflow_internals.changes_after(check):
                 self._update(result.mean)
         else:
             keras_distribution.run_if(check, self._update, result.mean)
@@ -162,13 +163,13 @@ class MetaTrainer(
         task_losses = self.meta_state.task_losses
         return super().losses if task_losses is None else task_losses
 
-    def map_tasks(self, fn, tasks, checked=lambda total: (), xla_fn=None):
+    def map_tasks(self, fn, tasks, finish=lambda total: total, xla_fn=None):
         """Runs `fn` on every task of a meta-batch, see `task_map.map_tasks`.
 
         Args:
             fn: see `task_map.map_tasks`.
             tasks: see `task_map.map_tasks`.
-            checked: see `task_map.map_tasks`.
+            finish: see `task_map.map_tasks`.
             xla_fn: function that takes the place of `fn` if XLA runs chunks
                 of a light learner's tasks. `None` if tasks must
                 not run as one: only training has many steps of one size, for
@@ -185,7 +186,7 @@ class MetaTrainer(
                 parallelism=parallelism,
                 form=form,
                 jit_compile=jit_compile,
-                checked=checked,
+                finish=finish,
             )
 
         if xla_fn is None:
@@ -255,16 +256,16 @@ class MetaTrainer(
             _build(metrics, result.y, result.y_pred)
         fails = step_forms.steps_can_fail(self)
         check = step.stop_unless_healthy(result) if fails else None
-        with tf.control_dependencies([] if check is None else [check]):
+        with tensorflow_internals.changes_after(check):
             logs = self._update_metrics(result, tasks)
-            sums = (
-                replicas.metric_values(self.metrics),
-                result.count,
-                tf.cast(~result.healthy, tf.float32),
-            )
-            mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
-                result.mean, result.count, sums
-            )
+        sums = (
+            replicas.metric_values(self.metrics),
+            result.count,
+            tf.cast(~result.healthy, tf.float32),
+        )
+        mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
+            result.mean, result.count, sums
+        )
         if not fails:
             healthy = result.healthy
             if replicas.number_of_replicas() > 1:

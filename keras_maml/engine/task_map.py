@@ -5,7 +5,6 @@ import operator
 import tensorflow as tf
 
 from keras_maml import tensorflow_internals
-from keras_maml.engine import bad_tasks
 from keras_maml.engine.processors import available_processors
 
 FORMS = ("loop", "vectorized", "compiled")
@@ -65,7 +64,7 @@ def map_tasks(
     parallelism,
     form="loop",
     jit_compile=True,
-    checked=lambda total: (),
+    finish=lambda total: total,
 ):
     """Runs `fn` on every task. Memory does not grow with the number of tasks.
 
@@ -85,25 +84,26 @@ def map_tasks(
             same time, and the number of tasks must be known. Has no effect in
             eager execution.
         jit_compile: bool. Whether XLA compiles the chunks.
-        checked: function of the sum of the second results that returns a
-            structure of tensors, see "Returns".
+        finish: function of the sum of the second results, of all tasks or of
+            a chunk, within the program of the chunk. Its results are summed
+            over the chunks.
 
     Returns:
-        A tuple `(each, total, finite)`: the first results stacked along a new
-        task axis, the sum over tasks of the second results, and a bool tensor,
-        whether all of `checked` is finite.
+        A tuple `(each, total)`: the first results stacked along a new task
+        axis, and what `finish` makes of the sum over tasks of the second
+        results.
 
     Raises:
         VectorizationError: if `fn` has an operation that cannot be
             vectorized or compiled, or if the number of tasks is unknown.
     """
     if not tf.executing_eagerly() and form != "loop":
-        return _chunks(fn, tasks, parallelism, form, jit_compile, checked)
+        return _chunks(fn, tasks, parallelism, form, jit_compile, finish)
     if tf.executing_eagerly():
         each, total = _unrolled(fn, tasks, len(tf.nest.flatten(tasks)[0]))
     else:
         each, total = _while_loop(_as_function(fn), tasks, parallelism)
-    return each, total, bad_tasks.all_finite(checked(total))
+    return each, finish(total)
 
 
 def _as_function(fn):
@@ -132,7 +132,7 @@ def _unrolled(fn, tasks, count):
     return tf.nest.map_structure(lambda *t: tf.stack(t), *results), total
 
 
-def _chunks(fn, tasks, parallelism, form, jit_compile, checked):
+def _chunks(fn, tasks, parallelism, form, jit_compile, finish):
     """Runs chunks of tasks, each chunk as one program."""
     count = tf.nest.flatten(tasks)[0].shape[0]
     if not count:
@@ -165,13 +165,13 @@ def _chunks(fn, tasks, parallelism, form, jit_compile, checked):
         run_tasks = _vectorized(fn, jit_compile)
     else:
         run_tasks = _compiled(fn)
-    run = _chunk_program(run_tasks, parts, form, jit_compile, checked)
+    run = _chunk_program(run_tasks, parts, form, jit_compile, finish)
     if chunks <= parallelism:
         # All chunks run at the same time, so no loop limits them.
-        each, (total, not_finite) = _unrolled(run, parts, chunks)
+        each, total = _unrolled(run, parts, chunks)
     else:
-        each, (total, not_finite) = _while_loop(run, parts, parallelism)
-    return tf.nest.map_structure(join, each), total, not_finite == 0
+        each, total = _while_loop(run, parts, parallelism)
+    return tf.nest.map_structure(join, each), total
 
 
 def _vectorized(fn, jit_compile):
@@ -220,14 +220,12 @@ def _compiled(fn):
     return run
 
 
-def _chunk_program(run_tasks, parts, form, jit_compile, checked):
+def _chunk_program(run_tasks, parts, form, jit_compile, finish):
     """Returns a function that runs all tasks of a chunk as one program."""
 
     def run(chunk):
         each, total = run_tasks(chunk)
-        # Here, and not after the program, because it costs nothing here.
-        finite = bad_tasks.all_finite(checked(total))
-        return each, (total, 1 - tf.cast(finite, tf.int32))
+        return each, finish(total)
 
     program = tf.function(run, autograph=False, jit_compile=jit_compile)
     if jit_compile:

@@ -153,8 +153,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/meta_trainer.py",
-        "with tf.control_dependencies([check]):",
-        "with tf.control_dependencies([]):",
+        "with tensorflow_internals.changes_after(check):\n                self",
+        "if True:\n                self",
         f"{_STOPS}[loop]",
     ),
     Mutant(
