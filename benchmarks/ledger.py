@@ -169,7 +169,9 @@ def configure(arguments):
     argv += [f"--output_dir={folder / str(arguments.seed)}"]
     if arguments.data_dir is not None and "data_dir" in example.FLAGS:
         argv.append(f"--data_dir={arguments.data_dir}")
-    example.FLAGS(argv + arguments.flags)
+    unknown = example.FLAGS(argv + arguments.flags)[1:]
+    if unknown:
+        raise SystemExit(f"Unknown arguments: {unknown}")
     return row, example
 
 
