@@ -62,8 +62,8 @@ flags.DEFINE_float(
     "kernel_stddev",
     0.01,
     "Standard deviation of the initial weights. The paper has 0.01, from which "
-    "some seeds learn nothing for tens of thousands of steps. From 0.3, none of "
-    "those that we tried does so.",
+    "some seeds learn nothing for tens of thousands of steps. From 0.3, all "
+    "that we tried learn.",
     lower_bound=0.0,
 )
 flags.DEFINE_float(
