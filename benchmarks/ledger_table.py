@@ -59,11 +59,15 @@ def table_line(name, lines):
     iterations = f"{line['iterations']:,}"
     if line["iterations"] < line["of"]:
         iterations = f"stopped at {iterations} of {line['of']:,}"
+    paper_iterations = "–"
+    if line["paper_iterations"] is not None:
+        paper_iterations = f"{line['paper_iterations']:,}"
     steps = ", ".join(map(str, row.paper))
+    steps += " step" if steps == "1" else " steps"
     paper = " / ".join(text or "–" for text in row.paper.values())
     return (
-        f"| {row.title}, after {steps} steps | {paper} | {ours} | "
-        f"{iterations}, {line['paper_iterations']:,} | "
+        f"| {row.title}, after {steps} | {paper} | {ours} | "
+        f"{iterations}, {paper_iterations} | "
         f"{line['minutes']:.0f}, {line['processor_minutes']:.0f} | "
         f"{len(lines)} | `{name}`, {', '.join(line['commits'])}, "
         f"{line['date']} |"
