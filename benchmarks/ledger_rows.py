@@ -169,6 +169,12 @@ ROWS = {
         MAML_K5,
         "--kernel_stddev=0.3 --learning_rate=3e-3",
     ),
+    "sinusoid_k5_two_cores_two_steps": sinusoid(
+        5,
+        "MAML; here the same, with two inner steps in training",
+        MAML_K5,
+        "--kernel_stddev=0.3 --learning_rate=3e-3 --inner_steps=2",
+    ),
     "sinusoid_k5": sinusoid(5, "MAML", MAML_K5),
     "sinusoid_k10": sinusoid(10, "MAML", {}),
     "sinusoid_k20": sinusoid(20, "MAML", {}),

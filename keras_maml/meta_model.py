@@ -22,6 +22,7 @@ from keras_maml.engine import bad_tasks as bad_tasks_lib
 from keras_maml.engine import combinations
 from keras_maml.engine import contract
 from keras_maml.engine import inner_loss as inner_loss_lib
+from keras_maml.engine import learner_checks
 from keras_maml.engine import normalization as normalization_lib
 from keras_maml.engine import targets
 from keras_maml.engine import task_map as task_map_lib
@@ -195,7 +196,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_learner(learner)
+        learner_checks.check_model(learner)
         check_integer("inner_steps", inner_steps, minimum=0)
         for argument, value, minimum in (
             ("evaluation_steps", evaluation_steps, 0),
@@ -353,17 +354,9 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
                 arguments, or if `input_signature` is missing and the model
                 has not seen a meta-batch.
         """
-        check_choice("format", format, ("tf_saved_model",))
-        if kwargs:
-            raise ValueError(
-                '`format="tf_saved_model"` takes no further arguments. '
-                f"Received: kwargs={kwargs}"
-            )
+        signature = input_signature or self.meta_state.input_signature
         serving.export(
-            self,
-            filepath,
-            input_signature or self.meta_state.input_signature,
-            verbose,
+            self, filepath, signature, verbose, format=format, **kwargs
         )
 
     def get_config(self):
@@ -402,16 +395,3 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         model.meta_state.input_signature = signature
         model.meta_state.expect_selection(selection)
         return model
-
-
-def _check_learner(learner):
-    if not isinstance(learner, keras.Model):
-        raise ValueError(
-            "`learner` must be a Keras model. "
-            f"Received: learner={learner!r} (of type {type(learner)})"
-        )
-    if isinstance(learner, MetaModel):
-        raise ValueError(
-            "`learner` must be the model of one task, not a `MetaModel`. "
-            f"Received: learner={learner!r}"
-        )

@@ -1,8 +1,19 @@
-"""Refuses layers that would compute wrong results in the inner loop."""
+"""Refuses learners that would compute wrong results in the inner loop."""
 
+import keras
 import tensorflow as tf
 
 from keras_maml import keras_internals
+
+
+def check_model(learner):
+    """Raises `ValueError` unless `learner` is the Keras model of one task."""
+    # A `MetaModel` or a `MetaPolicySearch` learns many.
+    if not isinstance(learner, keras.Model) or hasattr(learner, "meta_state"):
+        raise ValueError(
+            "`learner` must be the Keras model of one task. "
+            f"Received: learner={learner!r} (of type {type(learner)})"
+        )
 
 
 def check_layers(learner):

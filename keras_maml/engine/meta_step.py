@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from keras_maml.engine import bad_tasks
-from keras_maml.engine import contract
 from keras_maml.engine import functional
 from keras_maml.engine import learner_state
+from keras_maml.engine import weightless
 from keras_maml.engine.replicas import number_of_replicas
 from keras_maml.engine.step_forms import compiles_whole_step
 
@@ -127,6 +127,13 @@ class MetaStep:
             weights = mean["gradients"].weights
             for i in self._task_learner.context:
                 weights[i] = tf.zeros_like(weights[i])
+            # Else the statistics are of the zeros in the place of all tasks.
+            mean["state"] = learner_state.kept_unless(
+                weightless.any_counts(each.get("sample_weight")),
+                self._model.learner,
+                mean["state"],
+                self._state.statistics,
+            )
         functional.set_masks(each["y_pred"], each["masks"])
         return StepResult(
             each.get("x", self._tasks["x"]),
@@ -390,17 +397,3 @@ class MetaStep:
             if weight is not None
         ]
         return tf.add_n(means) / len(means) if means else tf.ones([], floatx)
-
-
-def episode_numbers(data):
-    """Returns a dict of the numbers of a meta-batch's episodes, if it has."""
-    x = keras.utils.unpack_x_y_sample_weight(data)[0]
-    return {"episode": x["episode"]} if "episode" in x else {}
-
-
-def unpack(data):
-    """Checks a meta-batch, and returns `(x, y, sample_weight)`."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    x = contract.check_inputs(x)
-    y, sample_weight = contract.check_targets(x, y, sample_weight)
-    return x, y, sample_weight

@@ -239,9 +239,9 @@ class MetaTrainer(
             `stop_unless_healthy` and `report_unless` of `MetaStep` returns,
             and the logs. Means and logs are over the tasks of all replicas.
         """
-        replicas.check(self)
-        x, y, sample_weight = meta_step.unpack(data)
-        tasks = {**self._tasks(x), **meta_step.episode_numbers(data)}
+        replicas.check_losses(self)
+        x, y, sample_weight = contract.unpack(data)
+        tasks = {**self._tasks(x), **contract.episode_numbers(data)}
         tasks["x"], y_checked = targets.checked(
             self, tasks["x"], y, sample_weight
         )

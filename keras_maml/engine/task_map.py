@@ -5,43 +5,9 @@ import operator
 import tensorflow as tf
 
 from keras_maml import tensorflow_internals
-from keras_maml.engine.processors import available_processors
 
 FORMS = ("loop", "vectorized", "compiled")
 MODES = ("auto", *FORMS)
-
-
-def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
-    """Sets TensorFlow's CPU threads for many small tasks at the same time.
-
-    By default, TensorFlow splits every operation over all cores. The operations
-    of one task are too small for that. It is faster to run one task on each
-    core. The setting applies to the whole process, so the library does not
-    change it by itself.
-
-    Args:
-        intra_op: int, the number of threads within one operation. Defaults to
-            `1`.
-        inter_op: int, the number of operations at the same time. Defaults to
-            the number of processors that this process may use.
-
-    Raises:
-        RuntimeError: from TensorFlow, if it has already started. Call this
-            function before anything else, even before you make a model.
-
-    Example:
-
-    ```python
-    import keras_maml
-
-    if __name__ == "__main__":
-        keras_maml.configure_threads()
-    ```
-    """
-    tf.config.threading.set_intra_op_parallelism_threads(intra_op)
-    tf.config.threading.set_inter_op_parallelism_threads(
-        inter_op or available_processors()
-    )
 
 
 class VectorizationError(ValueError):

@@ -192,6 +192,13 @@ MUTANTS = [
     ),
     # -- Rows and tasks of weight 0
     Mutant(
+        "engine/learner_state.py",
+        "tf.where(counts, value, tf.cast(variables[i].value, value.dtype))",
+        "value",
+        "engine/weightless_test.py"
+        "::test_tasks_that_do_not_count_move_no_statistics",
+    ),
+    Mutant(
         "engine/weightless.py",
         "turn = tf.math.floormod(turn, tf.maximum(numbers, 1))",
         "turn = tf.minimum(turn, tf.maximum(numbers, 1))",
