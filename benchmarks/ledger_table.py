@@ -27,43 +27,47 @@ def latest(lines):
     return {name: lines for name, lines in rows.items() if lines}
 
 
-def worst(name, lines):
-    """Returns the line of the worst seed. Longer stages of a run come first."""
-    scored = [line for line in lines if "test" in line] or lines
-    step = str(min(ROWS[name].paper))
-
-    def merit(line):
-        value = scores(line)[step][0]
-        return -value if ROWS[name].is_error else value
-
-    return min(scored, key=merit)
+def scored(lines):
+    """Returns the lines with test scores, or all if there are none."""
+    return [line for line in lines if "test" in line] or lines
 
 
 def scores(line):
     return line.get("test", line["validation"])
 
 
-def number(row, value, ci95):
+def worst(row, lines, step):
+    """Returns mean and interval of the worst seed, as a text."""
+    pairs = [scores(line)[str(step)] for line in lines]
+    if any(mean is None for mean, _ in pairs):
+        return "not finite"
+    mean, ci95 = max(pairs) if row.is_error else min(pairs)
     if row.is_error:
-        return f"{value:.3f} ± {ci95:.3f}"
-    return f"{100 * value:.2f} ± {100 * ci95:.2f}"
+        return f"{mean:.3f} ± {ci95:.3f}"
+    return f"{100 * mean:.2f} ± {100 * ci95:.2f}"
 
 
 def table_line(name, lines):
-    """Returns a line of the table: of the seeds, the worst is shown."""
-    row, line = ROWS[name], worst(name, lines)
-    ours = [number(row, *scores(line)[str(step)]) for step in row.paper]
+    """Returns a line of the table: of each number, the worst seed's."""
+    row, lines = ROWS[name], scored(lines)
+    # The seeds share what the other columns say, but for the time.
+    line = max(lines, key=lambda line: line["processor_minutes"])
+    ours = [worst(row, lines, step) for step in row.paper]
     ours = " / ".join(f"**{text}**" for text in ours)
     if "test" not in line:
         ours += " on validation tasks"
     iterations = f"{line['iterations']:,}"
     if line["iterations"] < line["of"]:
         iterations = f"stopped at {iterations} of {line['of']:,}"
+    paper_iterations = "–"
+    if line["paper_iterations"] is not None:
+        paper_iterations = f"{line['paper_iterations']:,}"
     steps = ", ".join(map(str, row.paper))
+    steps += " step" if steps == "1" else " steps"
     paper = " / ".join(text or "–" for text in row.paper.values())
     return (
-        f"| {row.title}, after {steps} steps | {paper} | {ours} | "
-        f"{iterations}, {line['paper_iterations']:,} | "
+        f"| {row.title}, after {steps} | {paper} | {ours} | "
+        f"{iterations}, {paper_iterations} | "
         f"{line['minutes']:.0f}, {line['processor_minutes']:.0f} | "
         f"{len(lines)} | `{name}`, {', '.join(line['commits'])}, "
         f"{line['date']} |"
