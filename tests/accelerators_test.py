@@ -132,7 +132,11 @@ def test_auto_takes_the_loop_for_convolutions_on_a_cpu(monkeypatch):
 
 @pytest.mark.parametrize(
     ("fitting", "task_parallelism", "shape"),
-    [(100, None, (1, 4)), (3, None, (2, 2)), (100, 1, (4, 1))],
+    [
+        (100, None, (1, 4)),
+        (3, None, (2, 2)),
+        pytest.param(100, 1, (4, 1), marks=pytest.mark.slow),
+    ],
 )
 def test_auto_takes_chunks_that_fit_the_memory(
     fitting, task_parallelism, shape, accelerator, monkeypatch
@@ -146,6 +150,7 @@ def test_auto_takes_chunks_that_fit_the_memory(
     assert shapes == [("vectorized", shape)]
 
 
+@pytest.mark.slow
 def test_chunks_that_run_one_after_the_other(accelerator):
     x, y = regression_batch(tasks=5)
     results = []

@@ -116,7 +116,12 @@ def trained(task_map, tasks, **kwargs):
 # Chunks with and without filling.
 @pytest.mark.parametrize(
     ("form", "tasks"),
-    [("vectorized", 1), ("vectorized", 5), ("vectorized", 8), ("compiled", 5)],
+    [
+        pytest.param("vectorized", 1, marks=pytest.mark.slow),
+        ("vectorized", 5),
+        pytest.param("vectorized", 8, marks=pytest.mark.slow),
+        ("compiled", 5),
+    ],
 )
 def test_training_in_chunks_equals_the_loop(form, tasks):
     expected_losses, expected = trained("loop", tasks)

@@ -64,6 +64,7 @@ def test_every_derivative_is_that_of_unrolled_steps(order):
         np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_each_task_may_have_its_own_weights():
     weight, xs, state = arguments()
     weights = tf.stack([weight, 0.5 * weight])

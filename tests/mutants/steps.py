@@ -109,9 +109,9 @@ MUTANTS = [
         f"{_BAD}::test_nan_that_a_loss_leaves_out_is_bad_in_every_form",
     ),
     Mutant(
-        "engine/meta_trainer.py",
-        "self.learner, self.inner_steps if second_order else 1, jit_compile",
-        "self.learner, self.inner_steps, jit_compile",
+        "engine/task_forms.py",
+        "meta_model.inner_steps if second_order else 1",
+        "meta_model.inner_steps",
         "engine/task_map_test.py"
         "::test_auto_counts_the_steps_that_a_derivative_goes_through",
     ),
