@@ -196,17 +196,18 @@ def print_counts():
     for name in FLAGS.workloads:
         workload = workloads.WORKLOADS[name]
         for form in ("loop", "vectorized"):
-            graph = step_graph(workload, form, jit_compile=False)[1].graph
+            step, batch = make_step(workload, form, jit_compile=False)
+            graph = step.get_concrete_function(batch).graph
             count = operations(graph, workload.tasks)
             print(f"| {name} | {form} | {count:,} | – |", flush=True)
-        step, _ = step_graph(workload, "vectorized", jit_compile=True)
-        program = step.experimental_get_compiler_ir()(stage="optimized_hlo")
-        count = instructions(program)
+        step, batch = make_step(workload, "vectorized", jit_compile=True)
+        show = step.experimental_get_compiler_ir(batch)
+        count = instructions(show(stage="optimized_hlo"))
         print(f"| {name} | one program | 1 | {count:,} |", flush=True)
 
 
-def step_graph(workload, form, jit_compile):
-    """The step of a form, a `tf.function`, and its concrete function."""
+def make_step(workload, form, jit_compile):
+    """The step of a form, a `tf.function`, and a meta-batch."""
     import keras
     import tensorflow as tf
 
@@ -233,11 +234,9 @@ def step_graph(workload, form, jit_compile):
     # As in `fit`, which looks for bad tasks after a step.
     meta_model.meta_state.bad_tasks.is_read = True
     step = tf.function(
-        lambda: meta_model.train_step(batch),
-        autograph=False,
-        jit_compile=jit_compile,
+        meta_model.train_step, autograph=False, jit_compile=jit_compile
     )
-    return step, step.get_concrete_function()
+    return step, batch
 
 
 def operations(graph, tasks):

@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from keras_maml import tensorflow_internals
 
-# The part of the memory that tasks may need. Weights, optimizer, data and what
-# the allocator loses need the rest.
+# The part of the memory that tasks may need. The rest is for weights, optimizer
+# and data, and because XLA may keep a quarter more than is counted here.
 _SHARE = 0.5
 
 # Without a known limit, as many as XLA gets on a CPU.
@@ -40,8 +40,8 @@ def peak_bytes(graph: tf.Graph) -> int:
     """Returns the bytes of a graph's tensors that are needed at one time.
 
     The operations run in the order in which they were made, and a tensor is
-    freed after its last use. XLA keeps less: it merges operations and does not
-    write what is between them.
+    freed after its last use. XLA merges operations, and has an order of its
+    own, so its programs need somewhat less or more; see docs/performance.md.
     """
     operations = graph.get_operations()
     origins: dict[int, tf.Tensor] = {}
