@@ -119,21 +119,24 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
             `"auto"`.
 
             - `"loop"`: each task by itself, several tasks at a time.
-            - `"vectorized"`: chunks of up to 32 tasks as one XLA program.
-              Small dense learners become many times faster. The program takes
-              some seconds to compile. All operations must be vectorizable,
+            - `"vectorized"`: chunks of tasks as one XLA program, of up to 32
+              tasks on a CPU. Small dense learners become many times faster.
+              The program takes some seconds to compile. All operations must
+              be vectorizable, as those of nearly all of Keras's layers are,
               and the number of tasks must be known: batch the dataset with
               `drop_remainder=True`.
             - `"compiled"`: as `"vectorized"`, but the program goes over the
               tasks of its chunk one by one. With second order and several
               inner steps, it is the fastest form for dense layers of about
               64 to 400 units.
-            - `"auto"`: what is expected to be the fastest of these forms if
-              the learner consists of dense and similarly cheap layers;
-              otherwise `"loop"`.
+            - `"auto"`: on a CPU, what is expected to be the fastest of these
+              forms if the learner consists of dense and similarly cheap
+              layers, and otherwise `"loop"`. On a GPU or TPU,
+              `"vectorized"`, or `"loop"` if that is impossible.
         task_parallelism: int, the number of tasks, or of chunks, that run at
             the same time. Each needs its own memory. Defaults to the number
-            of CPU cores.
+            of CPU cores. On a GPU or TPU, the number of tasks of a vectorized
+            chunk, which defaults to as many as fit half of the memory.
         bad_tasks: what a step does with a task whose support loss, query loss,
             gradient or new state is not finite, or the data that they are
             computed from: a dataset imputes missing values before the learner

@@ -12,6 +12,10 @@ import threading
 import weakref
 
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.eager import context
+from tensorflow.python.eager import record
 from tensorflow.python.framework.func_graph import FuncGraph
 from tensorflow.python.framework.ops import gradient_registry
 
@@ -171,3 +175,55 @@ def _hold_by_graphs(tensor):
 
     entry["type"] = held
     weakref.finalize(gradient, gradient_registry._registry.pop, name, None)
+
+
+def call_with_captured(function, inputs, captured):
+    """Calls a concrete function with other tensors from outside.
+
+    Args:
+        function: a concrete function.
+        inputs: list of tensors, its arguments.
+        captured: list of tensors, in the place of its `captured_inputs`.
+
+    Returns:
+        A list of tensors.
+    """
+    return function._call_flat(list(inputs), captured)
+
+
+def stop_recording():
+    """Returns a context in which no gradient tape of the thread records.
+
+    With two tapes, TensorFlow would derive a loop where it is built.
+    """
+    return record.stop_recording()
+
+
+def memory_limit(device):
+    """Returns the bytes that TensorFlow may use of a device.
+
+    Args:
+        device: a `tf.config.LogicalDevice`.
+
+    Returns:
+        An int, or `None` if TensorFlow does not know.
+    """
+    context.context().ensure_initialized()
+    devices = pywrap_tfe.TFE_ContextListDevices(context.context()._handle)
+    for i in range(pywrap_tf_session.TF_DeviceListCount(devices)):
+        name = pywrap_tf_session.TF_DeviceListName(devices, i)
+        if name.endswith(device.name):
+            limit = pywrap_tf_session.TF_DeviceListMemoryBytes(devices, i)
+            return limit if limit > 0 else None
+    return None
+
+
+def called_graphs(operation):
+    """Returns the graphs of the functions that an operation calls."""
+    names = [
+        value.func.name
+        for value in operation.node_def.attr.values()
+        if value.HasField("func")
+    ]
+    functions = map(operation.graph._get_function, names)
+    return [function.graph for function in functions if function is not None]

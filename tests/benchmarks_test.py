@@ -153,6 +153,72 @@ def test_environments_are_compared(load_program, monkeypatch, capsys):
     assert printed[-1].startswith("ratio")
 
 
+def test_without_a_gpu_there_is_nothing_to_time(load_program, monkeypatch):
+    program = load_program("benchmarks.accelerator")
+    monkeypatch.setattr(program, "gpu", lambda: None)
+    with pytest.raises(SystemExit, match="needs a GPU .* --only_count"):
+        program.main(["accelerator"])
+
+
+def test_what_a_gpu_would_be_timed_on(load_program, monkeypatch, capsys):
+    program = load_program(
+        "benchmarks.accelerator",
+        "--workloads=omni5w1s",
+        "--tasks=8",
+        "--peak_tflops=10",
+        "--peers_python=python",
+        "--peers_dir=peers",
+    )
+    lines = iter(
+        [{"median_s_per_step": 0.01, "peak_device_mb": 123.4}] * 4 + [None]
+    )
+    commands = []
+    monkeypatch.setattr(program, "gpu", lambda: "a card")
+    monkeypatch.setattr(
+        program, "run", lambda command: commands.append(command) or next(lines)
+    )
+    program.main(["accelerator"])
+    printed = capsys.readouterr().out.splitlines()
+    # 8 tasks of 5 · (9 + 3) images, and 2 operations for each of the products
+    # of four convolutions and the head of an image.
+    products = 196 * 576 + 49 * 36864 + 16 * 36864 + 4 * 36864 + 320
+    share = 2 * 8 * 60 * products / 0.01 / 1e13
+    assert printed[4] == (
+        "| omni5w1s | 8 | loop | 10.00 ms | 800 | 123 MiB | "
+        f"{100 * share:.1f} % |"
+    )
+    assert printed[-1] == "| omni5w1s | 8 | torchfunc_vmap | – | – | – | – |"
+    assert commands[0][3:6] == [
+        "--workload=omni5w1s",
+        "--engine=loop_kernels",
+        "--tasks=8",
+    ]
+    assert commands[-1][2:] == [
+        "peers",
+        "torchfunc_vmap",
+        "omni5w1s",
+        "8",
+        "8.0",
+    ]
+
+
+def test_operations_of_a_loop_over_tasks_are_counted(load_program):
+    program = load_program("benchmarks.accelerator")
+
+    def body(i, x):
+        return i + 1, tf.sin(x)
+
+    @tf.function(autograph=False)
+    def step(x):
+        return tf.cos(tf.while_loop(lambda i, _: i < 5, body, [0, x])[1])
+
+    graph = step.get_concrete_function(tf.constant(1.0)).graph
+    # Five times: less, two counters, and sine. And one cosine.
+    assert program.operations(graph, 5) == 5 * 4 + 1
+    text = "x = f() \nENTRY main {\n a = f32[2] fusion(b)\n c = f32[] dot(a)}"
+    assert program.instructions(text) == 2
+
+
 def ledger_line(row, test, seed=0, **more):
     scores = {steps: [mean, 0.01] for steps, mean in test.items()}
     return {

@@ -4,6 +4,7 @@ A test that fails here after an update says which function of
 `keras_maml/tensorflow_internals.py` to mend, and what it is needed for.
 """
 
+import contextlib
 import gc
 import logging
 import weakref
@@ -177,3 +178,78 @@ def test_tensorflow_itself_keeps_custom_gradients():
     gc.collect()
     assert new
     assert new <= set(gradient_registry.list())
+
+
+def test_a_concrete_function_is_called_with_other_captured_tensors():
+    weight, other = tf.constant(2.0), tf.constant(3.0)
+    function = tf.function(lambda x: (weight * x,)).get_concrete_function(
+        tf.TensorSpec([])
+    )
+    with tf.GradientTape() as tape:
+        tape.watch([weight, other])
+        (y,) = tensorflow_internals.call_with_captured(
+            function, [tf.constant(5.0)], [other]
+        )
+    assert float(y) == 15.0
+    gradients = tape.gradient(y, [weight, other])
+    assert gradients[0] is None
+    assert float(gradients[1]) == 5.0
+
+
+def test_no_tape_records_where_recording_stops():
+    x = tf.constant(3.0)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        with tensorflow_internals.stop_recording():
+            y = x * x
+        z = x * y
+    assert float(tape.gradient(z, x)) == 9.0
+
+
+def test_tensorflow_derives_a_loop_under_two_tapes_where_it_is_built():
+    """If this fails, `stop_recording` can go from `exact.scan`."""
+
+    def loops_over_lists(context):
+        @tf.function(autograph=False)
+        def run(x):
+            with tf.GradientTape() as outer:
+                outer.watch(x)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    with context():
+                        tf.while_loop(
+                            lambda i, _: i < 2,
+                            lambda i, y: (i + 1, tf.sin(y)),
+                            [0, x],
+                        )
+            return x
+
+        graph = run.get_concrete_function(tf.constant(3.0)).graph
+        functions = graph.as_graph_def().library.function
+        return any("TensorList" in str(f.node_def) for f in functions)
+
+    assert loops_over_lists(contextlib.nullcontext)
+    assert not loops_over_lists(tensorflow_internals.stop_recording)
+
+
+def test_the_memory_of_a_device_is_known():
+    device = tf.config.list_logical_devices()[0]
+    # TensorFlow says so of every CPU.
+    assert tensorflow_internals.memory_limit(device) == 256 * 2**20
+    other = tf.config.LogicalDevice("/device:GPU:7", "GPU")
+    assert tensorflow_internals.memory_limit(other) is None
+
+
+def test_the_graphs_that_an_operation_calls():
+    @tf.function(autograph=False)
+    def run(x):
+        return tf.while_loop(lambda x: x < 9.0, lambda x: (tf.sin(x),), [x])
+
+    graph = run.get_concrete_function(tf.constant(1.0)).graph
+    (loop,) = [op for op in graph.get_operations() if "While" in op.type]
+    inside = [
+        {op.type for op in called.get_operations()}
+        for called in tensorflow_internals.called_graphs(loop)
+    ]
+    assert any("Sin" in types for types in inside)
+    assert any("Less" in types for types in inside)

@@ -192,8 +192,10 @@ def describe(finite, episodes):
     index = tf.argmax(is_bad)
     episode = tf.constant(-1, tf.int64)
     if episodes is not None:
-        episode = tf.cast(episodes[index], tf.int64)
-    part = tf.argmin(tf.cast(finite[index], tf.int32))
+        episode = tf.cast(tf.gather(episodes, index), tf.int64)
+    # Not `finite[index]`: XLA would try to compute where a slice begins while
+    # it compiles, and with it the whole step.
+    part = tf.argmin(tf.cast(tf.gather(finite, index), tf.int32))
     # Another replica may have the bad task.
     return tf.where(
         tf.reduce_any(is_bad),

@@ -1,8 +1,8 @@
 """Refuses learners that would compute wrong results in the inner loop."""
 
 import keras
-import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml import keras_internals
 
 
@@ -18,7 +18,7 @@ def check_model(learner):
 
 def check_layers(learner):
     """Raises `ValueError` if a layer does not work in the inner loop."""
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    on_gpu = any(d.device_type == "GPU" for d in devices.accelerators())
     for layer in keras_internals.all_layers(learner):
         if layer.variable_dtype == "float16":
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml.engine import bad_tasks
 from keras_maml.engine import functional
 from keras_maml.engine import learner_state
@@ -92,6 +93,8 @@ class MetaStep:
         """
         bad_task = None
         skips = self._model.bad_tasks == "skip"
+        # On a CPU, compiling pays only for many steps of one size.
+        as_one = self._training or bool(devices.accelerators())
         if compiles_whole_step(self._model) and not tf.executing_eagerly():
             if skips:
                 raise ValueError(
@@ -100,7 +103,7 @@ class MetaStep:
                     '`jit_compile="auto"`, or pass `bad_tasks="raise"`. '
                     "Received: jit_compile=True"
                 )
-            each, total = self._map(self._good_task)
+            each, total = self._map(self._good_task, as_one=as_one)
             each = {**each, **self._targets()}
             healthy = tf.math.is_finite(total["count"])
             healthy &= tf.reduce_all(each["finite"])
@@ -108,8 +111,9 @@ class MetaStep:
                 each["finite"], self._tasks.get("episode")
             )
         else:
-            xla_fn = self._xla_task if self._training else None
-            each, total = self._map(self._task, xla_fn=xla_fn)
+            each, total = self._map(
+                self._task, as_one=as_one, xla_fn=self._xla_task
+            )
             each = {**each, **self._targets()}
             healthy = tf.math.is_finite(total["count"])
             if skips:

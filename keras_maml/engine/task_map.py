@@ -4,7 +4,11 @@ import operator
 
 import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml import tensorflow_internals
+from keras_maml.engine import task_memory
+from keras_maml.engine.processors import available_processors
+from keras_maml.exact import task_axis
 
 FORMS = ("loop", "vectorized", "compiled")
 MODES = ("auto", *FORMS)
@@ -44,11 +48,14 @@ def map_tasks(
             axis. It returns `(each, summed)`, two structures of tensors.
         tasks: structure of tensors of shape `(tasks, ...)`.
         parallelism: int, the number of tasks that may run at the same time.
+            `None` means as many as there are processors or, vectorized on a
+            GPU or TPU, as fit its memory.
         form: string, one of `FORMS`. With `"vectorized"` and `"compiled"`, a
             chunk of tasks is one program: with an operation for all tasks, or
             with a loop over them. Then `parallelism` chunks may run at the
-            same time, and the number of tasks must be known. Has no effect in
-            eager execution.
+            same time, and the number of tasks must be known. Vectorized on a
+            GPU or TPU, chunks have `parallelism` tasks, and run one after the
+            other. Has no effect in eager execution.
         jit_compile: bool. Whether XLA compiles the chunks.
         finish: function of the sum of the second results, of all tasks or of
             a chunk, within the program of the chunk. Its results are summed
@@ -65,6 +72,7 @@ def map_tasks(
     """
     if not tf.executing_eagerly() and form != "loop":
         return _chunks(fn, tasks, parallelism, form, jit_compile, finish)
+    parallelism = parallelism or available_processors()
     if tf.executing_eagerly():
         each, total = _unrolled(fn, tasks, len(tf.nest.flatten(tasks)[0]))
     else:
@@ -109,7 +117,16 @@ def _chunks(fn, tasks, parallelism, form, jit_compile, finish):
         )
     # All chunks have one size, so that one program serves all of them. Copies
     # of the last task, which do not count, fill the last chunk.
-    chunks, size = _chunk_sizes(count, parallelism)
+    if form == "vectorized" and devices.accelerators():
+        fn = _traced(fn, tasks)
+        size = parallelism or task_memory.tasks_that_fit(
+            fn.graph, devices.accelerators()[0]
+        )
+        chunks, parallelism = -(-count // size), 1
+        size = -(-count // chunks)
+    else:
+        parallelism = parallelism or available_processors()
+        chunks, size = _chunk_sizes(count, parallelism)
     padded_count = chunks * size
     index = [min(i, count - 1) for i in range(padded_count)]
 
@@ -140,6 +157,15 @@ def _chunks(fn, tasks, parallelism, form, jit_compile, finish):
     return tf.nest.map_structure(join, each), total
 
 
+def _traced(fn, tasks):
+    """Returns `fn`, traced for a task that will get a task axis."""
+    spec = tf.nest.map_structure(
+        lambda t: tf.TensorSpec(t.shape[1:], t.dtype), tasks
+    )
+    with task_axis.vectorized():
+        return tf.function(fn, autograph=False).get_concrete_function(spec)
+
+
 def _vectorized(fn, jit_compile):
     """Returns a function that runs `fn` once, for all tasks of a chunk."""
 
@@ -149,9 +175,11 @@ def _vectorized(fn, jit_compile):
 
         def run_task(task):
             nonlocal is_traced, list_loop
-            results = fn(task)
+            with task_axis.vectorized():
+                results = fn(task)
             is_traced = True
-            list_loop = _list_loop(tf.compat.v1.get_default_graph())
+            here = tf.compat.v1.get_default_graph()
+            list_loop = _list_loop(getattr(fn, "graph", here))
             if list_loop is not None and jit_compile:
                 raise ValueError("XLA cannot compile a vectorized list.")
             return results

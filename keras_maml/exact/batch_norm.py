@@ -8,6 +8,8 @@ module uses the kernels, and computes the second derivative by its formula.
 
 import tensorflow as tf
 
+from keras_maml import devices
+from keras_maml.exact import task_axis
 from keras_maml.exact.gradients import custom_gradient
 
 
@@ -107,9 +109,9 @@ def channel_sum(x):
 
     For a large tensor on a CPU, a matrix product with ones is several times as
     fast as `tf.reduce_sum`. On a GPU, the product could round its inputs
-    (TensorFloat-32).
+    (TensorFloat-32). With a task axis, XLA merges the sum with what it sums.
     """
-    if x.shape.rank == 2 or tf.config.list_physical_devices("GPU"):
+    if x.shape.rank == 2 or devices.accelerators() or task_axis.is_vectorized():
         return tf.reduce_sum(x, _axes(x))
     flat = tf.reshape(x, [-1, x.shape[-1]])
     ones = tf.ones([1, tf.shape(flat)[0]], x.dtype)
@@ -213,5 +215,7 @@ def _has_kernels(x, epsilon):
     # TensorFlow cannot vectorize the kernels over tasks with different gammas,
     # so vectors use the formula.
     is_image = x.shape.rank == 4 and x.dtype == tf.float32
+    if task_axis.is_vectorized():
+        return False
     # cuDNN would use this epsilon in the place of a smaller one.
     return is_image and epsilon >= 1.001e-5

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml.exact.gradients import custom_gradient
 
 # The largest number of elements in all patches. For more elements, TensorFlow's
@@ -31,7 +32,7 @@ def supports(x, kernel, strides, padding):
         or padding not in ("SAME", "VALID")
         or len(strides) != 2
         or min(strides) < 1
-        or any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
+        or devices.accelerators()
     ):
         return False
     counts = [
