@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml import keras_distribution
 from keras_maml.engine import contract
 from keras_maml.engine.autotuner import without_autotuner
 from keras_maml.streams import stream_of
@@ -39,7 +40,9 @@ def checked(method, args, kwargs):
     """
     signature = inspect.signature(method)
     bound = signature.bind(*args, **kwargs)
-    if method is not keras.Model.predict:
+    # `predict` of one process takes no loop of steps that fails.
+    of_workers = keras_distribution.strategy_of_workers(args[0]) is not None
+    if method is not keras.Model.predict or of_workers:
         _check_steps_per_execution(args[0])
     for name, limit in _LIMITS:
         if limit in signature.parameters:

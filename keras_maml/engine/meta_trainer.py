@@ -186,7 +186,9 @@ class MetaTrainer(
             return task_map.map_tasks(
                 xla_fn if form != "loop" and takes_xla_fn else fn,
                 tasks,
-                parallelism=task_forms.parallelism(self),
+                parallelism=task_forms.parallelism(self)
+                if as_one
+                else self.task_parallelism,
                 form=form,
                 jit_compile=jit_compile,
                 **kwargs,
