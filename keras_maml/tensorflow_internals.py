@@ -109,6 +109,30 @@ def _register_xla_kernels():
         tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
 
 
+def fetched(tensor, graph):
+    """Returns a tensor of another graph as one of `graph`."""
+    # It has one placeholder for all uses.
+    is_function = isinstance(graph, FuncGraph)
+    return graph.capture(tensor) if is_function else tf.identity(tensor)
+
+
+def is_watched(tensors):
+    """Returns whether a `tf.GradientTape` watches any of the tensors."""
+    return record.should_record_backprop(tensors)
+
+
+def call_with_captures(function, tensors, captures):
+    """Calls a concrete function with other captured tensors.
+
+    Args:
+        function: a concrete function that takes a list of tensors.
+        tensors: list of tensors.
+        captures: list of tensors, in the place of
+            `function.captured_inputs`.
+    """
+    return function._call_flat(tensors, captures)
+
+
 def custom_gradient(function):
     """`tf.custom_gradient` of tensors, with fewer operations and no leak.
 

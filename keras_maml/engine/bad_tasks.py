@@ -12,6 +12,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_maml.exact.constants import constant
+
 MODES = ("raise", "skip")
 
 # What is looked at in a task, in this order.
@@ -205,7 +207,7 @@ def describe(finite, episodes):
 def all_finite(structure: Any) -> tf.Tensor:
     """Returns whether all floats of a structure of tensors are finite."""
     checks = [
-        tf.reduce_all(tf.math.is_finite(tensor))
+        tf.reduce_all(tf.math.is_finite(tensor), _all_axes(tensor))
         for tensor in tf.nest.flatten(structure)
         if tensor.dtype.is_floating
     ]
@@ -221,12 +223,18 @@ def probe(structure: Any) -> tf.Tensor:
     floatx = keras.backend.floatx()
     return tf.add_n(
         [
-            tf.reduce_sum(tf.cast(tensor, floatx))
+            tf.reduce_sum(tf.cast(tensor, floatx), _all_axes(tensor))
             for tensor in tf.nest.flatten(structure)
             if tensor.dtype.is_floating
         ]
         or [tf.zeros([], floatx)]
     )
+
+
+def _all_axes(tensor):
+    """Returns the axes of a tensor, as one constant for all of that rank."""
+    rank = tensor.shape.rank
+    return None if rank is None else constant(tuple(range(rank)), tf.int32)
 
 
 def check_adapted(x, adapted):

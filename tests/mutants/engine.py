@@ -184,8 +184,8 @@ MUTANTS = [
     # -- Statistics
     Mutant(
         "engine/normalization.py",
-        "value(average) * momentum + statistic * (1.0 - momentum)",
-        "value(average) * (1.0 - momentum) + statistic * momentum",
+        "value(average) * kept + statistic * new",
+        "value(average) * new + statistic * kept",
         "exact/batch_norm_test.py"
         "::test_the_layer_computes_what_keras_computes[kwargs0-float32]",
     ),
