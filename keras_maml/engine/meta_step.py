@@ -10,6 +10,7 @@ from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import functional
 from keras_maml.engine import learner_state
+from keras_maml.engine import task_forms
 from keras_maml.engine.replicas import number_of_replicas
 from keras_maml.engine.step_forms import compiles_whole_step
 
@@ -343,7 +344,18 @@ class MetaStep:
             task,
             second_order=meta_gradient.second_order,
             rematerialize=meta_gradient.rematerialize,
+            trace_once=self._may_trace_once(),
             watch=watch,
+        )
+
+    def _may_trace_once(self):
+        """Returns whether inner steps may be calls of a function.
+
+        The graphs of light learners are small, and XLA inlines the calls.
+        """
+        return not (
+            task_forms.is_light(self._model.learner)
+            or compiles_whole_step(self._model)
         )
 
     def _outer_loss(self, adapted, task):
