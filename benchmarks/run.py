@@ -22,8 +22,10 @@ WORKLOADS = ["sine1", "sine5", "omni5w1s", "omni20w1s", "mini5w1s"]
 ENGINES = {
     "default": ("auto", "auto"),
     "loop": ("loop", "auto"),
+    "loop_kernels": ("loop", False),
     "loop_xla": ("loop", True),
     "vectorized": ("vectorized", "auto"),
+    "vectorized_kernels": ("vectorized", False),
     "vectorized_xla": ("vectorized", True),
 }
 
@@ -78,12 +80,23 @@ def main(argv):
     line = time_steps(meta_model, workload, batches)
     line["peak_rss_mb"] = round(memory("VmHWM"), 1)
     line["start_rss_mb"] = round(start_memory, 1)
+    line.update(device_memory())
     # The loss of the first step alone, to be held against the peers'.
     meta_model.learner.set_weights(start_weights)
     meta_model.compile(optimizer="sgd", loss=meta_model.loss)
     first_loss = meta_model.train_on_batch(*batches[0])
     line["first_loss"] = round(float(first_loss), 5)
     print(json.dumps(line), flush=True)
+
+
+def device_memory():
+    """The most memory of a GPU that was in use, in MiB, if there is one."""
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return {}
+    peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return {"peak_device_mb": round(peak / 2**20, 1)}
 
 
 def make_model(workload):

@@ -74,6 +74,12 @@ flags.DEFINE_float(
     "classes. For the mean, which this program uses, both become 2.0.",
     lower_bound=0.0,
 )
+flags.DEFINE_enum(
+    "network",
+    "conv4",
+    ["conv4", "dense"],
+    "The paper's convolutional network, or its non-convolutional one.",
+)
 flags.DEFINE_float(
     "head_stddev",
     0.1,
@@ -112,9 +118,17 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "learning_rate",
     4e-3,
-    "Adam's learning rate at the start; it falls to 0 along a cosine. Reptile "
-    "uses gradient descent instead, with a rate that falls from 1 to 0.",
+    "Adam's learning rate at the start. Reptile uses gradient descent instead, "
+    "with a rate that falls from 1 to 0.",
     lower_bound=0.0,
+)
+flags.DEFINE_enum(
+    "schedule",
+    "cosine",
+    ["cosine", "average"],
+    "Adam's learning rate falls to 0 along a cosine; or it is constant, and "
+    "the trained weights are a moving average of those of the last steps. "
+    "Such a run may end at any step.",
 )
 flags.DEFINE_integer(
     "test_episodes", 600, "Episodes of held-out classes.", lower_bound=2
@@ -146,12 +160,14 @@ TRAINING_FLAGS = (
     "inner_steps",
     "evaluation_steps",
     "inner_rate",
+    "network",
     "head_stddev",
     "normalization",
     "meta_batch_size",
     "iterations",
     "minutes",
     "learning_rate",
+    "schedule",
     "seed",
 )
 # Training, validation and test characters. The paper trains on 1,200 and tests
@@ -163,6 +179,8 @@ SPLIT = (1100, 100, 423)
 # do not use the defaults.
 RATES = {"reptile": 5e-4, "proto_maml": 0.5, "cavia": 5.0}
 STEPS = {"reptile": (10, 50), "imaml": (8, 8)}
+# Of the average over steps: it covers about 200 of them.
+MOMENTUM = 0.995
 # Reptile has more examples of a class in training than in the test.
 REPTILE_SHOTS = 10
 
@@ -224,17 +242,32 @@ def learner_with_context(n_way, seed, units=100, filters=64):
     return keras.Model(x, layers.Dense(n_way)(h))
 
 
+def make_learner(config):
+    """Returns the paper's network, without a head for Proto-MAML."""
+    if config.network == "dense":
+        return keras_maml.learners.mlp(
+            (28, 28, 1),
+            (256, 128, 64, 64),
+            config.n_way,
+            batch_normalization=True,
+            seed=config.seed,
+        )
+    return keras_maml.learners.conv4(
+        n_way=None if config.algorithm == "proto_maml" else config.n_way,
+        head_stddev=config.head_stddev,
+        seed=config.seed,
+    )
+
+
 def make_model(config, iterations):
     """Returns a model that is compiled for this number of training steps."""
     name = config.algorithm
+    if config.network == "dense" and name in ("cavia", "proto_maml"):
+        raise app.UsageError(f"--algorithm={name} needs --network=conv4.")
     if name == "cavia":
         learner = learner_with_context(config.n_way, config.seed)
     else:
-        learner = keras_maml.learners.conv4(
-            n_way=None if name == "proto_maml" else config.n_way,
-            head_stddev=config.head_stddev,
-            seed=config.seed,
-        )
+        learner = make_learner(config)
     steps, evaluation_steps = STEPS.get(
         name, by_ways(config.n_way, (1, 3), (5, 5))
     )
@@ -270,6 +303,10 @@ def make_model(config, iterations):
     if name == "reptile":
         optimizer = keras.optimizers.SGD(
             schedules.PolynomialDecay(1.0, iterations, 0.0)
+        )
+    elif config.schedule == "average":
+        optimizer = keras.optimizers.Adam(
+            config.learning_rate, use_ema=True, ema_momentum=MOMENTUM
         )
     else:
         optimizer = keras.optimizers.Adam(
@@ -314,6 +351,7 @@ def resume(config, name):
     return keras_maml.callbacks.Resume(
         os.path.join(config.output_dir, f"{name}.resume"),
         settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
+        save_freq=100,
     )
 
 
@@ -344,18 +382,20 @@ def count_iterations(config, stream):
     return iterations
 
 
-def train(config):
-    """Meta-trains and tests a model.
+def meta_batch_size(config):
+    """Returns the number of tasks of a training step."""
+    if config.meta_batch_size is not None:
+        return config.meta_batch_size
+    return 5 if config.algorithm == "reptile" else by_ways(config.n_way, 32, 16)
+
+
+def train(config, train_tasks, validation_tasks, callbacks=()):
+    """Meta-trains a model.
 
     Returns:
-        A tuple of the model, the test tasks, the scores and the `Times`.
+        A tuple of the model and the `Times`.
     """
-    train_tasks, validation_tasks, test_tasks = load_tasks(config)
-    meta_batch = config.meta_batch_size
-    if meta_batch is None:
-        meta_batch = by_ways(config.n_way, 32, 16)
-        if config.algorithm == "reptile":
-            meta_batch = 5
+    meta_batch = meta_batch_size(config)
     stream = train_tasks.batch(meta_batch)
     iterations = config.iterations
     if config.minutes is not None:
@@ -372,17 +412,21 @@ def train(config):
         validation_data=validation_tasks.batch(
             meta_batch, count=10 * meta_batch
         ),
-        callbacks=[times, resume(config, "run")],
+        callbacks=[times, *callbacks, resume(config, "run")],
         shuffle=False,
         verbose=1 if config.progress == "bar" else 2,
     )
-    scores = keras_maml.evaluate_tasks(
+    return meta_model, times
+
+
+def evaluate(config, meta_model, unseen_tasks):
+    """Returns the scores on unseen tasks, by the number of inner steps."""
+    return keras_maml.evaluate_tasks(
         meta_model,
-        test_tasks.batch(meta_batch, count=config.test_episodes),
+        unseen_tasks.batch(meta_batch_size(config), count=config.test_episodes),
         keras.metrics.sparse_categorical_accuracy,
         inner_steps=sorted({0, 1, meta_model.evaluation_steps}),
     )
-    return meta_model, test_tasks, scores, times
 
 
 def draw_episode(meta_model, test_tasks, path):
@@ -454,7 +498,9 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     keras_maml.configure_threads()
     started = time.time()
-    meta_model, test_tasks, scores, times = train(FLAGS)
+    *training_tasks, test_tasks = load_tasks(FLAGS)
+    meta_model, times = train(FLAGS, *training_tasks)
+    scores = evaluate(FLAGS, meta_model, test_tasks)
     minutes = (time.time() - started) / 60
     print(
         f"\n{FLAGS.algorithm}, {FLAGS.dataset}, {FLAGS.n_way}-way "

@@ -9,7 +9,7 @@ from keras_maml import outer_loss
 from keras_maml import rl
 from keras_maml import tasks
 from keras_maml.context import ContextParameters
-from keras_maml.engine.task_map import configure_threads
+from keras_maml.engine.cpu_settings import configure_threads
 from keras_maml.evaluation import evaluate_tasks
 from keras_maml.meta_model import MetaModel
 from keras_maml.task_scores import TaskScores

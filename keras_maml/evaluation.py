@@ -61,6 +61,41 @@ def evaluate_tasks(
     Reference:
         Finn et al., 2017, tables 1 and 2: mean ± 1.96 σ / √(tasks).
     """
+    _check_arguments(dataset, metric)
+    if inner_steps is None:
+        steps = meta_model.evaluation_steps
+        inner_steps = [meta_model.inner_steps if steps is None else steps]
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def scores(x, y, weight=None):
+        results = []
+        x = contract.check_inputs(x)
+        y, weight = contract.check_targets(x, y, weight)
+        x, y = weightless.filled(x, y, weight)
+        finite = _finite_tasks([x, y])
+        for steps in inner_steps:
+            predictions = meta_model(x, inner_steps=steps)
+            results.append(_mean_over_queries(metric, y, predictions, weight))
+            finite &= _finite_tasks([predictions, results[-1]])
+        return results, finite
+
+    collected = [scores(*batch) for batch in dataset]
+    if not collected:
+        raise ValueError(
+            f"`dataset` holds no meta-batch. Received: dataset={dataset}"
+        )
+    finite = np.concatenate([batch_finite for _, batch_finite in collected])
+    _check_finite(finite, meta_model.bad_tasks == "skip")
+    return {
+        steps: TaskScores(
+            np.concatenate([batch[i] for batch, _ in collected])[finite],
+            int((~finite).sum()),
+        )
+        for i, steps in enumerate(inner_steps)
+    }
+
+
+def _check_arguments(dataset, metric):
     if (
         isinstance(dataset, tf.data.Dataset)
         and dataset.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -75,66 +110,41 @@ def evaluate_tasks(
             "`keras.metrics.sparse_categorical_accuracy`. "
             f"Received: metric={metric!r}"
         )
-    if inner_steps is None:
-        steps = meta_model.evaluation_steps
-        inner_steps = [meta_model.inner_steps if steps is None else steps]
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def scores(x, y, weight=None):
-        results = []
-        x = contract.check_inputs(x)
-        y, weight = contract.check_targets(x, y, weight)
-        x, y = weightless.filled(x, y, weight)
-        finite = _finite_tasks([x, y])
-        for steps in inner_steps:
-            predictions = meta_model(x, inner_steps=steps)
-            values = metric(y, predictions)
-            if len(values.shape) < 2:
-                raise ValueError(
-                    "`metric` must return a value for each query, of shape "
-                    f"(tasks, query). Received: metric={metric!r}, which "
-                    f"returned values of shape {values.shape}"
-                )
-            weights = tf.ones_like(values)
-            if weight is not None:
-                weights *= tf.cast(weight, values.dtype)
-            axes = list(range(1, len(values.shape)))
-            results.append(
-                tf.math.divide_no_nan(
-                    tf.reduce_sum(values * weights, axes),
-                    tf.reduce_sum(weights, axes),
-                )
-            )
-            finite &= _finite_tasks([predictions, results[-1]])
-        return results, finite
 
-    collected = [scores(*batch) for batch in dataset]
-    if not collected:
+def _mean_over_queries(metric, y, predictions, weight):
+    """Returns the weighted mean of the metric for each task, `(T,)`."""
+    values = metric(y, predictions)
+    if len(values.shape) < 2:
         raise ValueError(
-            f"`dataset` holds no meta-batch. Received: dataset={dataset}"
+            "`metric` must return a value for each query, of shape "
+            f"(tasks, query). Received: metric={metric!r}, which "
+            f"returned values of shape {values.shape}"
         )
-    finite = np.concatenate([batch_finite for _, batch_finite in collected])
-    skips = meta_model.bad_tasks == "skip"
-    if not (finite.any() if skips else finite.all()):
-        remedy = (
-            'To leave out such tasks, pass `bad_tasks="skip"` to the '
-            "`MetaModel`."
-        )
-        if skips:
-            remedy = "No task of the dataset is left."
-        raise ValueError(
-            "What a task depends on, its predictions or its score are not "
-            f"finite. {remedy} Received: "
-            f"{(~finite).sum()} such tasks of {finite.size}, the first of "
-            f"them task {finite.argmin()} of the dataset"
-        )
-    return {
-        steps: TaskScores(
-            np.concatenate([batch[i] for batch, _ in collected])[finite],
-            int((~finite).sum()),
-        )
-        for i, steps in enumerate(inner_steps)
-    }
+    weights = tf.ones_like(values)
+    if weight is not None:
+        weights *= tf.cast(weight, values.dtype)
+    axes = list(range(1, len(values.shape)))
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(values * weights, axes), tf.reduce_sum(weights, axes)
+    )
+
+
+def _check_finite(finite, skips):
+    """Raises `ValueError` unless enough tasks are finite to go on."""
+    if finite.any() if skips else finite.all():
+        return
+    remedy = (
+        'To leave out such tasks, pass `bad_tasks="skip"` to the `MetaModel`.'
+    )
+    if skips:
+        remedy = "No task of the dataset is left."
+    raise ValueError(
+        "What a task depends on, its predictions or its score are not "
+        f"finite. {remedy} Received: "
+        f"{(~finite).sum()} such tasks of {finite.size}, the first of "
+        f"them task {finite.argmin()} of the dataset"
+    )
 
 
 def _finite_tasks(structure):

@@ -10,6 +10,7 @@ import contextlib
 
 import keras
 import tensorflow as tf
+from keras.src import backend
 from keras.src.backend.common import global_state
 
 # Functions that Keras's layers call while they are traced, and their modules.
@@ -20,7 +21,15 @@ REPLACED_FUNCTIONS = {
     "convolution": tf.nn,
     "relu": tf.nn,
     "max_pool": tf.nn,
+    "conv_transpose": tf.nn,
+    "depthwise_conv2d": tf.nn,
+    "separable_conv2d": tf.nn,
+    "concat": tf,
     "resize": tf.image,
+    "stateless_uniform": tf.random,
+    "stateless_normal": tf.random,
+    "stateless_dropout": tf.nn.experimental,
+    "rnn": backend,
     # The call of any `tf.function`.
     "__call__": type(tf.function(lambda: None)),
 }

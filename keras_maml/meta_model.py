@@ -22,6 +22,7 @@ from keras_maml.engine import bad_tasks as bad_tasks_lib
 from keras_maml.engine import combinations
 from keras_maml.engine import contract
 from keras_maml.engine import inner_loss as inner_loss_lib
+from keras_maml.engine import learner_checks
 from keras_maml.engine import normalization as normalization_lib
 from keras_maml.engine import targets
 from keras_maml.engine import task_map as task_map_lib
@@ -118,21 +119,24 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
             `"auto"`.
 
             - `"loop"`: each task by itself, several tasks at a time.
-            - `"vectorized"`: chunks of up to 32 tasks as one XLA program.
-              Small dense learners become many times faster. The program takes
-              some seconds to compile. All operations must be vectorizable,
+            - `"vectorized"`: chunks of tasks as one XLA program, of up to 32
+              tasks on a CPU. Small dense learners become many times faster.
+              The program takes some seconds to compile. All operations must
+              be vectorizable, as those of nearly all of Keras's layers are,
               and the number of tasks must be known: batch the dataset with
               `drop_remainder=True`.
             - `"compiled"`: as `"vectorized"`, but the program goes over the
               tasks of its chunk one by one. With second order and several
               inner steps, it is the fastest form for dense layers of about
               64 to 400 units.
-            - `"auto"`: what is expected to be the fastest of these forms if
-              the learner consists of dense and similarly cheap layers;
-              otherwise `"loop"`.
+            - `"auto"`: on a CPU, what is expected to be the fastest of these
+              forms if the learner consists of dense and similarly cheap
+              layers, and otherwise `"loop"`. On a GPU or TPU,
+              `"vectorized"`, or `"loop"` if that is impossible.
         task_parallelism: int, the number of tasks, or of chunks, that run at
             the same time. Each needs its own memory. Defaults to the number
-            of CPU cores.
+            of CPU cores. On a GPU or TPU, the number of tasks of a vectorized
+            chunk, which defaults to as many as fit half of the memory.
         bad_tasks: what a step does with a task whose support loss, query loss,
             gradient or new state is not finite, or the data that they are
             computed from: a dataset imputes missing values before the learner
@@ -195,7 +199,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_learner(learner)
+        learner_checks.check_model(learner)
         check_integer("inner_steps", inner_steps, minimum=0)
         for argument, value, minimum in (
             ("evaluation_steps", evaluation_steps, 0),
@@ -353,17 +357,9 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
                 arguments, or if `input_signature` is missing and the model
                 has not seen a meta-batch.
         """
-        check_choice("format", format, ("tf_saved_model",))
-        if kwargs:
-            raise ValueError(
-                '`format="tf_saved_model"` takes no further arguments. '
-                f"Received: kwargs={kwargs}"
-            )
+        signature = input_signature or self.meta_state.input_signature
         serving.export(
-            self,
-            filepath,
-            input_signature or self.meta_state.input_signature,
-            verbose,
+            self, filepath, signature, verbose, format=format, **kwargs
         )
 
     def get_config(self):
@@ -402,16 +398,3 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         model.meta_state.input_signature = signature
         model.meta_state.expect_selection(selection)
         return model
-
-
-def _check_learner(learner):
-    if not isinstance(learner, keras.Model):
-        raise ValueError(
-            "`learner` must be a Keras model. "
-            f"Received: learner={learner!r} (of type {type(learner)})"
-        )
-    if isinstance(learner, MetaModel):
-        raise ValueError(
-            "`learner` must be the model of one task, not a `MetaModel`. "
-            f"Received: learner={learner!r}"
-        )

@@ -14,8 +14,15 @@ def export(
     filepath: str | PathLike[str],
     signature: dict[str, Any] | None,
     verbose: bool | None = None,
+    **options: Any,
 ) -> None:
     """Writes `meta_model` as a SavedModel, see `MetaModel.export`."""
+    if options != {"format": "tf_saved_model"}:
+        received = (f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(
+            'Only `format="tf_saved_model"` can hold the inner loop, and it '
+            f"takes no further arguments. Received: {', '.join(received)}"
+        )
     if signature is None:
         raise ValueError(
             "The model does not know the shapes and dtypes of its inputs yet. "

@@ -29,11 +29,11 @@ def one_layer(**kwargs):
 CONSTRUCTION = {
     "learner is not a model": (
         lambda: keras_maml.MetaModel(keras.layers.Dense(1)),
-        "`learner` must be a Keras model. Received: learner=<Dense",
+        "the Keras model of one task. Received: learner=<Dense",
     ),
     "learner is a MetaModel": (
         lambda: keras_maml.MetaModel(keras_maml.MetaModel(LEARNER)),
-        "`learner` must be the model of one task",
+        "the Keras model of one task. Received: learner=<MetaModel",
     ),
     "learner without weights": (
         lambda: keras_maml.MetaModel(

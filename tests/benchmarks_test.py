@@ -5,8 +5,13 @@ import pathlib
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from benchmarks import ledger
+from benchmarks import ledger_table
 from benchmarks import report
 
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
@@ -146,3 +151,179 @@ def test_environments_are_compared(load_program, monkeypatch, capsys):
     lines = dict(line.rsplit(None, 5)[:2] for line in printed[-3:-1])
     assert set(lines) == {"in the graph", "gymnasium"}
     assert printed[-1].startswith("ratio")
+
+
+def test_without_a_gpu_there_is_nothing_to_time(load_program, monkeypatch):
+    program = load_program("benchmarks.accelerator")
+    monkeypatch.setattr(program, "gpu", lambda: None)
+    with pytest.raises(SystemExit, match="needs a GPU .* --only_count"):
+        program.main(["accelerator"])
+
+
+def test_what_a_gpu_would_be_timed_on(load_program, monkeypatch, capsys):
+    program = load_program(
+        "benchmarks.accelerator",
+        "--workloads=omni5w1s",
+        "--tasks=8",
+        "--peak_tflops=10",
+        "--peers_python=python",
+        "--peers_dir=peers",
+    )
+    lines = iter(
+        [{"median_s_per_step": 0.01, "peak_device_mb": 123.4}] * 4 + [None]
+    )
+    commands = []
+    monkeypatch.setattr(program, "gpu", lambda: "a card")
+    monkeypatch.setattr(
+        program, "run", lambda command: commands.append(command) or next(lines)
+    )
+    program.main(["accelerator"])
+    printed = capsys.readouterr().out.splitlines()
+    # 8 tasks of 5 · (9 + 3) images, and 2 operations for each of the products
+    # of four convolutions and the head of an image.
+    products = 196 * 576 + 49 * 36864 + 16 * 36864 + 4 * 36864 + 320
+    share = 2 * 8 * 60 * products / 0.01 / 1e13
+    assert printed[4] == (
+        "| omni5w1s | 8 | loop | 10.00 ms | 800 | 123 MiB | "
+        f"{100 * share:.1f} % |"
+    )
+    assert printed[-1] == "| omni5w1s | 8 | torchfunc_vmap | – | – | – | – |"
+    assert commands[0][3:6] == [
+        "--workload=omni5w1s",
+        "--engine=loop_kernels",
+        "--tasks=8",
+    ]
+    assert commands[-1][2:] == [
+        "peers",
+        "torchfunc_vmap",
+        "omni5w1s",
+        "8",
+        "8.0",
+    ]
+
+
+def test_operations_of_a_loop_over_tasks_are_counted(load_program):
+    program = load_program("benchmarks.accelerator")
+
+    def body(i, x):
+        return i + 1, tf.sin(x)
+
+    @tf.function(autograph=False)
+    def step(x):
+        return tf.cos(tf.while_loop(lambda i, _: i < 5, body, [0, x])[1])
+
+    graph = step.get_concrete_function(tf.constant(1.0)).graph
+    # Five times: less, two counters, and sine. And one cosine.
+    assert program.operations(graph, 5) == 5 * 4 + 1
+    text = "x = f() \nENTRY main {\n a = f32[2] fusion(b)\n c = f32[] dot(a)}"
+    assert program.instructions(text) == 2
+
+
+def ledger_line(row, test, seed=0, **more):
+    scores = {steps: [mean, 0.01] for steps, mean in test.items()}
+    return {
+        "row": row,
+        "seed": seed,
+        "validation": scores,
+        "test": scores,
+        "iterations": 2000,
+        "of": 2000,
+        "paper_iterations": 60000,
+        "minutes": 59.6,
+        "processor_minutes": 100.2,
+        "commits": ["abc", "def"],
+        "date": "2026-11-26",
+        **more,
+    }
+
+
+def test_the_ledger_shows_the_worst_seed(tmp_path):
+    stopped = ledger_line("omniglot_5way_5shot", {"3": 0.5}, of=60000)
+    del stopped["test"]
+    lines = [
+        # In the order of the runs; a later line of a seed counts.
+        ledger_line("sinusoid_k5", {"1": 0.6, "5": 0.5, "10": 0.4}),
+        ledger_line("sinusoid_k5", {"1": 0.7, "5": 0.5, "10": 0.4}, seed=1),
+        ledger_line("omniglot_20way_1shot", {"5": 0.1}),
+        ledger_line("omniglot_20way_1shot", {"5": 0.9}),
+        ledger_line("omniglot_20way_1shot", {"5": 0.95}, seed=1),
+        stopped,
+    ]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    page = tmp_path / "results.md"
+    page.write_text("<!-- ledger -->\n<!-- end of ledger -->\n")
+    ledger_table.main([f"--docs={tmp_path}"])
+    table = page.read_text().splitlines()[3:-1]
+    run = "abc, def, 2026-11-26 |"
+    assert table == [
+        "| Omniglot, 20-way 1-shot, MAML, after 5 steps | 95.8 ± 0.3 | "
+        "**90.00 ± 1.00** | 2,000, 60,000 | 60, 100 | 2 | "
+        f"`omniglot_20way_1shot`, {run}",
+        "| Omniglot, 5-way 5-shot, MAML, after 3 steps | 99.9 ± 0.1 | "
+        "**50.00 ± 1.00** on validation tasks | stopped at 2,000 of 60,000, "
+        f"60,000 | 60, 100 | 1 | `omniglot_5way_5shot`, {run}",
+        "| sinusoid, K = 5, MAML, after 1, 5, 10 steps | 0.67 / 0.38 / 0.35 | "
+        "**0.700 ± 0.010** / **0.500 ± 0.010** / **0.400 ± 0.010** | 2,000, "
+        f"60,000 | 60, 100 | 2 | `sinusoid_k5`, {run}",
+    ]
+
+
+class BlackImages:
+    """Black images, twice in each meta-batch: drawing would be traced too."""
+
+    def batch(self, tasks, count=None):
+        images, labels = np.zeros([2, 2, 28, 28, 1]), np.array([[0, 1]] * 2)
+        x = {"support_x": images, "support_y": labels, "query_x": images}
+        return tf.data.Dataset.from_tensors((x, labels)).repeat(
+            count and -(-count // tasks)
+        )
+
+
+@pytest.mark.filterwarnings("ignore:Even though.*eagerly:UserWarning")
+def test_a_row_is_stopped_and_goes_on(tmp_path, monkeypatch, load_program):
+    # Most of the time would go into tracing.
+    tf.config.run_functions_eagerly(True)
+    example = load_program("examples.omniglot")
+    monkeypatch.setattr(
+        example, "load_tasks", lambda config: [BlackImages()] * 3
+    )
+    monkeypatch.setattr(
+        example,
+        "make_learner",
+        lambda config: keras.Sequential(
+            [
+                keras.Input((28, 28, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(2),
+            ]
+        ),
+    )
+    results = tmp_path / "results.jsonl"
+
+    def run(*flags):
+        ledger.main(
+            [
+                *("omniglot_20way_1shot_two_cores", "--seed=1"),
+                *(f"--work_dir={tmp_path}", f"--results={results}"),
+                *("--iterations=4", "--inner_steps=0", "--test_episodes=2"),
+                *flags,
+            ]
+        )
+        return json.loads(results.read_text().splitlines()[-1])
+
+    line = run("--minutes=0")
+    assert (line["iterations"], line["of"]) == (1, 4)
+    assert sorted(line["validation"]) == ["0", "1"]
+    assert "test" not in line
+    complete = run()
+    assert (complete["iterations"], complete["of"]) == (4, 4)
+    assert complete["test"]["0"] == pytest.approx([0.5, 0.0])
+    with pytest.raises(SystemExit, match="has a test score.*seed=1"):
+        run()
+    # What is complete is loaded, with what the stopwatch knew.
+    results.write_text("")
+    monkeypatch.setattr(ledger, "commit", lambda: "later")
+    again = run()
+    assert again["iterations"] == 4
+    assert again["commits"] == [*complete["commits"], "later"]
+    assert again["test"] == complete["test"]

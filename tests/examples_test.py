@@ -419,12 +419,13 @@ def test_omniglot_for_some_minutes(load, tmp_path, monkeypatch):
             ]
         ),
     )
-    meta_model, _, _, times = example.train(flags.FLAGS)
+    *training_tasks, _ = example.load_tasks(flags.FLAGS)
+    meta_model, times = example.train(flags.FLAGS, *training_tasks)
     assert int(meta_model.optimizer.iterations) == len(times.ends)
     # 60 ms of each core, for steps that take about a millisecond.
     assert 1 <= len(times.ends) <= 1000
     # A run that goes on keeps its number of steps, and when they ended.
-    again, _, _, times_again = example.train(flags.FLAGS)
+    again, times_again = example.train(flags.FLAGS, *training_tasks)
     assert int(again.optimizer.iterations) == len(times.ends)
     assert times_again.ends == times.ends
 

@@ -60,6 +60,13 @@ FOUND = {
         prototypes=True,
         calls=("adapt",),
     ),
+    "Statistics moved to zeros in a meta-batch of which no task counts": Case(
+        kind="batch_norm",
+        tasks=3,
+        batch_size=1,
+        sample_weight="task of 0",
+        calls=("fit",),
+    ),
 }
 
 

@@ -223,7 +223,23 @@ LAYERS = {
     "convolution": lambda: keras.layers.Conv2D(1, 1),
     "relu": keras.layers.ReLU,
     "max_pool": lambda: keras.layers.MaxPooling2D(2),
+    "conv_transpose": lambda: keras.layers.Conv2DTranspose(1, 1),
+    "depthwise_conv2d": lambda: keras.layers.DepthwiseConv2D(1),
+    "separable_conv2d": lambda: keras.layers.SeparableConv2D(1, 1),
     "resize": lambda: keras.layers.Resizing(2, 2),
+    "concat": lambda: keras.layers.Lambda(
+        lambda x: keras.ops.concatenate([x, x])
+    ),
+    "stateless_uniform": lambda: keras.layers.Lambda(
+        lambda x: x + keras.random.uniform([1], seed=1)
+    ),
+    "stateless_normal": lambda: keras.layers.Lambda(
+        lambda x: x + keras.random.normal([1], seed=1)
+    ),
+    "stateless_dropout": lambda: keras.layers.Lambda(
+        lambda x: keras.random.dropout(x, 0.5, seed=1)
+    ),
+    "rnn": lambda: keras.layers.ConvLSTM1D(1, 1),
     "__call__": lambda: keras.layers.Lambda(tf.function(lambda x: x)),
 }
 

@@ -280,6 +280,9 @@ NOTES = {
     "because Keras treats the singular vectors as constants",
 }
 
+# What `tf.vectorized_map` or XLA cannot do, so that tasks run in a loop.
+NOT_VECTORIZED = {}
+
 # What is not a layer of a learner, and why.
 OTHERS = {
     "Base classes": ["InputLayer", "Layer", "Wrapper"],
@@ -368,6 +371,43 @@ def tolerance(name):
     return 2e-2 if name in FLOAT32 else 1e-6
 
 
+def make_step(name, task_map):
+    """A `MetaModel` with a layer, its step, and random numbers.
+
+    The step returns a loss, and the gradients.
+    """
+    dtype = "float32" if name in FLOAT32 else "float64"
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    keras.utils.set_random_seed(0)
+    meta_model = keras_maml.MetaModel(
+        learner(name), inner_optimizer=0.1, task_map=task_map
+    )
+    meta_model.compile("sgd", loss="mse")
+    data = meta_batch(name)
+    rng = np.random.default_rng(1)
+    for variable in meta_model.learner.trainable_variables:
+        # Off zeros and ones, where some gradients would not show.
+        noise = rng.standard_normal(variable.shape)
+        variable.assign(variable.numpy() + 0.3 * noise)
+
+    @tf.function(autograph=False)
+    def step():
+        mean = meta_model._step(data, training=True)[0].mean
+        return mean["loss"], tf.nest.flatten(mean["gradients"])
+
+    return meta_model, step, rng
+
+
+def check_vectorized(name):
+    """The relative difference of the vectorized gradient and the loop's."""
+    loop, vectorized = (
+        np.concatenate([np.ravel(g) for g in make_step(name, form)[1]()[1]])
+        for form in ("loop", "vectorized")
+    )
+    return np.linalg.norm(vectorized - loop) / np.linalg.norm(loop)
+
+
 def check(name):
     """How far the meta-gradient of a learner with that layer is from right.
 
@@ -379,27 +419,9 @@ def check(name):
     Raises:
         AssertionError: if a gradient is not finite.
     """
-    dtype, epsilon = ("float32", 2e-3) if name in FLOAT32 else ("float64", 1e-5)
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
-    keras.utils.set_random_seed(0)
-    meta_model = keras_maml.MetaModel(
-        learner(name), inner_optimizer=0.1, task_map="loop"
-    )
-    meta_model.compile("sgd", loss="mse")
-    data = meta_batch(name)
+    epsilon = 2e-3 if name in FLOAT32 else 1e-5
+    meta_model, step, rng = make_step(name, "loop")
     variables = meta_model.learner.trainable_variables
-    rng = np.random.default_rng(1)
-    for variable in variables:
-        # Off zeros and ones, where some gradients would not show.
-        noise = rng.standard_normal(variable.shape)
-        variable.assign(variable.numpy() + 0.3 * noise)
-
-    @tf.function(autograph=False)
-    def step():
-        mean = meta_model._step(data, training=True)[0].mean
-        return mean["loss"], tf.nest.flatten(mean["gradients"])
-
     _, exact = step()
     meta_model.meta_gradient = keras_maml.meta_gradients.FirstOrder()
     _, first_order = step.python_function()
@@ -432,13 +454,25 @@ def main():
             words.append("as the first layer")
         if name in NOTES:
             words.append(NOTES[name])
+        vectorized = "–"
+        if name not in NOT_VECTORIZED:
+            vectorized = f"{check_vectorized(name):.0e}"
         rows.append(
-            (name, "; ".join(words), f"{error:.0e}", f"{first_order:.0e}")
+            (
+                name,
+                "; ".join(words),
+                f"{error:.0e}",
+                f"{first_order:.0e}",
+                vectorized,
+            )
         )
         print(*rows[-1], flush=True)
     before, _, rest = PAGE.read_text().partition("<!-- layers -->")
     _, _, after = rest.partition("<!-- end of layers -->")
-    table = ["| layer | result | exact | first order |", "|---|---|---|---|"]
+    table = [
+        "| layer | result | exact | first order | vectorized |",
+        "|---|---|---|---|---|",
+    ]
     table += [f"| {' | '.join(row)} |" for row in rows]
     others = [f"- {why}: {', '.join(n)}" for why, n in OTHERS.items()]
     text = "\n".join(

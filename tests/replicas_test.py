@@ -99,10 +99,20 @@ def test_several_steps_in_one_execution_are_refused_on_replicas():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
-        meta_model.compile("sgd", "mse", steps_per_execution=2)
-    x, y = regression_batch(tasks=4)
-    with pytest.raises(ValueError, match="steps_per_execution=2 and 2 rep"):
-        meta_model.fit(x, y, batch_size=4, verbose=0)
+        meta_model.compile(
+            "sgd", "mse", steps_per_execution=2, run_eagerly=True
+        )
+
+    def unread():
+        pytest.fail("Data were read.")
+        yield
+
+    for call in (meta_model.fit, meta_model.evaluate):
+        with pytest.raises(ValueError, match="steps_per_execution=2 and 2 rep"):
+            call(unread())
+    # A single step is taken.
+    meta_model.train_on_batch(*regression_batch(tasks=4))
+    assert meta_model.optimizer.iterations == 1
 
 
 def test_a_sum_is_refused_on_replicas():

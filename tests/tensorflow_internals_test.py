@@ -4,6 +4,7 @@ A test that fails here after an update says which function of
 `keras_maml/tensorflow_internals.py` to mend, and what it is needed for.
 """
 
+import contextlib
 import gc
 import logging
 import weakref
@@ -85,6 +86,33 @@ def test_operations_without_a_kernel_of_xla():
     assert found(function(lambda x: tf.nn.relu(x @ x))) == []
 
 
+def test_only_changes_wait_for_a_check():
+    """Without the edges, a step would change θ before it fails."""
+    changed, kept = tf.Variable(1.0), tf.Variable(1.0)
+
+    @tf.function(autograph=False)
+    def step(is_good):
+        check = tf.debugging.Assert(is_good, ["bad"])
+        with tf.control_dependencies([check]):
+            check = tf.identity(is_good)
+        with tensorflow_internals.changes_after(check):
+            value = kept * 2.0
+            changed.assign_add(value)
+            tf.cond(value > 1.0, lambda: kept.assign(value), lambda: kept)
+        for operation in value.op.graph.get_operations():
+            if operation.type in ("AssignAddVariableOp", "If"):
+                assert check.op in operation.control_inputs
+        assert check.op not in value.op.control_inputs
+        return value
+
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        step(tf.constant(False))
+    assert float(changed) == float(kept) == 1.0
+    step(tf.constant(True))
+    assert float(changed) == 3.0
+    assert float(kept) == 2.0
+
+
 @tensorflow_internals.custom_gradient
 def doubled(x):
     return x + x, lambda d: 2 * d
@@ -157,19 +185,6 @@ def test_a_custom_gradient_makes_few_operations():
     assert len(types) <= 10
 
 
-def test_functions_with_other_captures():
-    @tf.function(autograph=False)
-    def run(x):
-        two = x + 1.0
-        inner = tf.function(lambda y: y * two, autograph=False)
-        inner = inner.get_concrete_function(tf.TensorSpec([]))
-        assert [tensor is two for tensor in inner.captured_inputs] == [True]
-        call = tensorflow_internals.call_with_captures
-        return inner(x), call(inner, [x], [x + 9.0])
-
-    assert [float(t) for t in run(tf.constant(1.0))] == [2.0, 10.0]
-
-
 def test_what_a_tape_watches():
     x = tf.constant(1.0)
     assert not tensorflow_internals.is_watched([x])
@@ -210,3 +225,78 @@ def test_tensorflow_itself_keeps_custom_gradients():
     gc.collect()
     assert new
     assert new <= set(gradient_registry.list())
+
+
+def test_a_concrete_function_is_called_with_other_captured_tensors():
+    weight, other = tf.constant(2.0), tf.constant(3.0)
+    function = tf.function(lambda x: (weight * x,)).get_concrete_function(
+        tf.TensorSpec([])
+    )
+    with tf.GradientTape() as tape:
+        tape.watch([weight, other])
+        (y,) = tensorflow_internals.call_with_captured(
+            function, [tf.constant(5.0)], [other]
+        )
+    assert float(y) == 15.0
+    gradients = tape.gradient(y, [weight, other])
+    assert gradients[0] is None
+    assert float(gradients[1]) == 5.0
+
+
+def test_no_tape_records_where_recording_stops():
+    x = tf.constant(3.0)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        with tensorflow_internals.stop_recording():
+            y = x * x
+        z = x * y
+    assert float(tape.gradient(z, x)) == 9.0
+
+
+def test_tensorflow_derives_a_loop_under_two_tapes_where_it_is_built():
+    """If this fails, `stop_recording` can go from `exact.scan`."""
+
+    def loops_over_lists(context):
+        @tf.function(autograph=False)
+        def run(x):
+            with tf.GradientTape() as outer:
+                outer.watch(x)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    with context():
+                        tf.while_loop(
+                            lambda i, _: i < 2,
+                            lambda i, y: (i + 1, tf.sin(y)),
+                            [0, x],
+                        )
+            return x
+
+        graph = run.get_concrete_function(tf.constant(3.0)).graph
+        functions = graph.as_graph_def().library.function
+        return any("TensorList" in str(f.node_def) for f in functions)
+
+    assert loops_over_lists(contextlib.nullcontext)
+    assert not loops_over_lists(tensorflow_internals.stop_recording)
+
+
+def test_the_memory_of_a_device_is_known():
+    device = tf.config.list_logical_devices()[0]
+    # TensorFlow says so of every CPU.
+    assert tensorflow_internals.memory_limit(device) == 256 * 2**20
+    other = tf.config.LogicalDevice("/device:GPU:7", "GPU")
+    assert tensorflow_internals.memory_limit(other) is None
+
+
+def test_the_graphs_that_an_operation_calls():
+    @tf.function(autograph=False)
+    def run(x):
+        return tf.while_loop(lambda x: x < 9.0, lambda x: (tf.sin(x),), [x])
+
+    graph = run.get_concrete_function(tf.constant(1.0)).graph
+    (loop,) = [op for op in graph.get_operations() if "While" in op.type]
+    inside = [
+        {op.type for op in called.get_operations()}
+        for called in tensorflow_internals.called_graphs(loop)
+    ]
+    assert any("Sin" in types for types in inside)
+    assert any("Less" in types for types in inside)

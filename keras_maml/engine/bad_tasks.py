@@ -194,8 +194,10 @@ def describe(finite, episodes):
     index = tf.argmax(is_bad)
     episode = tf.constant(-1, tf.int64)
     if episodes is not None:
-        episode = tf.cast(episodes[index], tf.int64)
-    part = tf.argmin(tf.cast(finite[index], tf.int32))
+        episode = tf.cast(tf.gather(episodes, index), tf.int64)
+    # Not `finite[index]`: XLA would try to compute where a slice begins while
+    # it compiles, and with it the whole step.
+    part = tf.argmin(tf.cast(tf.gather(finite, index), tf.int32))
     # Another replica may have the bad task.
     return tf.where(
         tf.reduce_any(is_bad),
@@ -206,12 +208,14 @@ def describe(finite, episodes):
 
 def all_finite(structure: Any) -> tf.Tensor:
     """Returns whether all floats of a structure of tensors are finite."""
-    checks = [
-        tf.reduce_all(tf.math.is_finite(tensor), _all_axes(tensor))
+    # One long vector: XLA takes long for a result of each tensor.
+    flat = constant((-1,), tf.int32)
+    finite = [
+        tf.reshape(tf.math.is_finite(tensor), flat)
         for tensor in tf.nest.flatten(structure)
         if tensor.dtype.is_floating
     ]
-    return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+    return tf.reduce_all(tf.concat(finite, 0)) if finite else tf.constant(True)
 
 
 def probe(structure: Any) -> tf.Tensor:
@@ -221,20 +225,14 @@ def probe(structure: Any) -> tf.Tensor:
     the largest one may be infinite.
     """
     floatx = keras.backend.floatx()
-    return tf.add_n(
-        [
-            tf.reduce_sum(tf.cast(tensor, floatx), _all_axes(tensor))
-            for tensor in tf.nest.flatten(structure)
-            if tensor.dtype.is_floating
-        ]
-        or [tf.zeros([], floatx)]
-    )
-
-
-def _all_axes(tensor):
-    """Returns the axes of a tensor, as one constant for all of that rank."""
-    rank = tensor.shape.rank
-    return None if rank is None else constant(tuple(range(rank)), tf.int32)
+    # One long vector, as in `all_finite`.
+    flat = constant((-1,), tf.int32)
+    values = [
+        tf.reshape(tf.cast(tensor, floatx), flat)
+        for tensor in tf.nest.flatten(structure)
+        if tensor.dtype.is_floating
+    ]
+    return tf.reduce_sum(tf.concat([*values, [0.0]], 0))
 
 
 def check_adapted(x, adapted):

@@ -38,6 +38,20 @@ _WEIGHTS = (
 )
 
 
+def unpack(data):
+    """Checks a meta-batch, and returns `(x, y, sample_weight)`."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    x = check_inputs(x)
+    y, sample_weight = check_targets(x, y, sample_weight)
+    return x, y, sample_weight
+
+
+def episode_numbers(data):
+    """Returns a dict of the numbers of a meta-batch's episodes, if it has."""
+    x = keras.utils.unpack_x_y_sample_weight(data)[0]
+    return {"episode": x["episode"]} if "episode" in x else {}
+
+
 def check_inputs(x):
     """Returns `x` as a dict of tensors.
 
@@ -49,7 +63,7 @@ def check_inputs(x):
     if not isinstance(x, dict):
         raise ValueError(f"{_FORM} Received: x of type {type(x).__name__}")
     missing = [key for key in KEYS if key not in x]
-    # The numbers of episodes are not data, see `meta_step.episode_numbers`.
+    # The numbers of episodes are not data, see `episode_numbers`.
     x = {key: value for key, value in x.items() if key != "episode"}
     unknown = [key for key in x if key not in (*KEYS, "support_weight")]
     if missing or unknown:

@@ -33,11 +33,14 @@ def checked(method, args, kwargs):
         An `inspect.BoundArguments`.
 
     Raises:
-        ValueError: if the call would never end, if an array holds texts or
-            other objects, or if it has class weights and no dataset.
+        ValueError: if the call would never end, if several replicas were to
+            take several steps at a time, if an array holds texts or other
+            objects, or if it has class weights and no dataset.
     """
     signature = inspect.signature(method)
     bound = signature.bind(*args, **kwargs)
+    if method is not keras.Model.predict:
+        _check_steps_per_execution(args[0])
     for name, limit in _LIMITS:
         if limit in signature.parameters:
             _check_ends(
@@ -59,6 +62,19 @@ def checked(method, args, kwargs):
         if data is not None:
             bound.arguments[name] = data
     return bound
+
+
+def _check_steps_per_execution(model):
+    # Before Keras reads data: workers would then wait for one another. Methods
+    # other than `fit` and `evaluate` take no loop of steps.
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if replicas > 1 and model.steps_per_execution > 1:
+        raise ValueError(
+            "TensorFlow cannot run Keras's loop of several steps on several "
+            "replicas. Compile the model with `steps_per_execution=1`. "
+            f"Received: steps_per_execution={model.steps_per_execution} "
+            f"and {replicas} replicas"
+        )
 
 
 def _check_dtypes(name, arrays):

@@ -3,6 +3,9 @@
 import keras
 
 from keras_maml import keras_internals
+from keras_maml.engine import task_forms
+from keras_maml.engine.step_forms import compiles_whole_step
+from keras_maml.exact import task_axis
 
 # Up to this number, steps that are not computed again are faster. More steps
 # run in a loop, so that neither graph nor memory grows with their number.
@@ -30,6 +33,18 @@ def inner_form(learner, adapted, steps, rematerialize, trace_once):
     ):
         return "traced_once"
     return "unrolled"
+
+
+def may_trace_once(meta_model):
+    """Returns whether the steps of a task that is traced here may be calls.
+
+    The graphs of light learners are small, and XLA inlines calls.
+    """
+    return not (
+        task_forms.is_light(meta_model.learner)
+        or task_axis.is_vectorized()
+        or compiles_whole_step(meta_model)
+    )
 
 
 def _has_loop(learner):

@@ -1,13 +1,24 @@
-"""Refuses layers that would compute wrong results in the inner loop."""
+"""Refuses learners that would compute wrong results in the inner loop."""
 
-import tensorflow as tf
+import keras
 
+from keras_maml import devices
 from keras_maml import keras_internals
+
+
+def check_model(learner):
+    """Raises `ValueError` unless `learner` is the Keras model of one task."""
+    # A `MetaModel` or a `MetaPolicySearch` learns many.
+    if not isinstance(learner, keras.Model) or hasattr(learner, "meta_state"):
+        raise ValueError(
+            "`learner` must be the Keras model of one task. "
+            f"Received: learner={learner!r} (of type {type(learner)})"
+        )
 
 
 def check_layers(learner):
     """Raises `ValueError` if a layer does not work in the inner loop."""
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    on_gpu = any(d.device_type == "GPU" for d in devices.accelerators())
     for layer in keras_internals.all_layers(learner):
         if layer.variable_dtype == "float16":
             raise ValueError(

@@ -19,6 +19,22 @@ def averageable_state(learner, state):
     }
 
 
+def kept_unless(counts, learner, mean_state, per_step_statistics):
+    """Returns the mean of the state over tasks, or else the old state.
+
+    Args:
+        counts: bool scalar. Whether the mean means anything.
+        learner: a built Keras model.
+        mean_state: dict, the mean of `averageable_state` over tasks.
+        per_step_statistics: as in `assign_state`.
+    """
+    variables = _variables(learner, per_step_statistics)
+    return {
+        i: tf.where(counts, value, tf.cast(variables[i].value, value.dtype))
+        for i, value in mean_state.items()
+    }
+
+
 def assign_state(learner, mean_state, per_step_statistics, has_stepped=None):
     """Assigns the mean of the state over tasks, and advances every seed.
 
@@ -31,9 +47,7 @@ def assign_state(learner, mean_state, per_step_statistics, has_stepped=None):
         has_stepped: bool tensor. With `False`, only the seeds change. `None`
             stands for `True`.
     """
-    variables = list(learner.non_trainable_variables)
-    for i, variable in per_step_statistics.items():
-        variables[i] = variable
+    variables = _variables(learner, per_step_statistics)
     for i, value in mean_state.items():
         if not tf.as_dtype(variables[i].dtype).is_floating:
             value = tf.round(value)
@@ -42,3 +56,11 @@ def assign_state(learner, mean_state, per_step_statistics, has_stepped=None):
             value = tf.where(has_stepped, value, variables[i].value)
         variables[i].assign(value)
     seeds.advance(learner)
+
+
+def _variables(learner, per_step_statistics):
+    """Returns the variables of the state, by position."""
+    variables = list(learner.non_trainable_variables)
+    for i, variable in per_step_statistics.items():
+        variables[i] = variable
+    return variables

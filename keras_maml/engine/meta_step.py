@@ -6,11 +6,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml.engine import bad_tasks
-from keras_maml.engine import contract
 from keras_maml.engine import functional
+from keras_maml.engine import inner_forms
 from keras_maml.engine import learner_state
-from keras_maml.engine import task_forms
+from keras_maml.engine import weightless
 from keras_maml.engine.replicas import number_of_replicas
 from keras_maml.engine.step_forms import compiles_whole_step
 
@@ -93,6 +94,8 @@ class MetaStep:
         """
         bad_task = None
         skips = self._model.bad_tasks == "skip"
+        # On a CPU, compiling pays only for many steps of one size.
+        as_one = self._training or bool(devices.accelerators())
         if compiles_whole_step(self._model) and not tf.executing_eagerly():
             if skips:
                 raise ValueError(
@@ -101,23 +104,25 @@ class MetaStep:
                     '`jit_compile="auto"`, or pass `bad_tasks="raise"`. '
                     "Received: jit_compile=True"
                 )
-            each, total, _ = self._map(self._good_task)
+            each, total = self._map(self._good_task, as_one=as_one)
             each = {**each, **self._targets()}
-            healthy = tf.reduce_all(each["finite"])
+            healthy = tf.math.is_finite(total["count"])
+            healthy &= tf.reduce_all(each["finite"])
             bad_task = bad_tasks.describe(
                 each["finite"], self._tasks.get("episode")
             )
         else:
-            xla_fn = self._xla_task if self._training else None
-            each, total, healthy = self._map(self._task, xla_fn=xla_fn)
+            each, total = self._map(
+                self._task, as_one=as_one, xla_fn=self._xla_task
+            )
             each = {**each, **self._targets()}
-            # The sum of what is looked at means nothing.
-            del total["probes"]
+            healthy = tf.math.is_finite(total["count"])
             if skips:
                 each["x"] = self._tasks["x"]
-                each, total, healthy = tf.cond(
-                    healthy, lambda: (each, total, healthy), self._without_bad
+                each, total = tf.cond(
+                    healthy, lambda: (each, total), self._without_bad
                 )
+                healthy = tf.math.is_finite(total["count"])
         count = total.pop("count")
         mean = tf.nest.map_structure(
             lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
@@ -127,6 +132,13 @@ class MetaStep:
             weights = mean["gradients"].weights
             for i in self._task_learner.context:
                 weights[i] = tf.zeros_like(weights[i])
+            # Else the statistics are of the zeros in the place of all tasks.
+            mean["state"] = learner_state.kept_unless(
+                weightless.any_counts(each.get("sample_weight")),
+                self._model.learner,
+                mean["state"],
+                self._state.statistics,
+            )
         functional.set_masks(each["y_pred"], each["masks"])
         return StepResult(
             each.get("x", self._tasks["x"]),
@@ -216,13 +228,18 @@ class MetaStep:
 
     def _map(self, fn, **kwargs):
         return self._model.map_tasks(
-            fn,
-            self._tasks,
-            checked=lambda total: [
-                total[key] for key in self._checked if key in total
-            ],
-            **kwargs,
+            fn, self._tasks, finish=self._finish, **kwargs
         )
+
+    def _finish(self, total):
+        """Makes the count of tasks NaN, if one of them is not finite."""
+        finite = bad_tasks.all_finite(
+            [total[key] for key in self._checked if key in total]
+        )
+        # The sum of the probes means nothing.
+        total = {k: v for k, v in total.items() if k != "probes"}
+        total["count"] = tf.where(finite, total["count"], float("nan"))
+        return total
 
     def _targets(self):
         return {
@@ -233,13 +250,13 @@ class MetaStep:
 
     def _without_bad(self):
         """Runs all tasks again, and returns the results of the good ones."""
-        each, total, finite = self._map(self._good_task)
+        each, total = self._map(self._good_task)
         good = tf.reduce_all(each.pop("finite"), -1)
         each = tf.nest.map_structure(
             lambda t: tf.boolean_mask(t, good),
             {**each, **self._targets(), "x": self._tasks["x"]},
         )
-        return each, total, finite
+        return each, total
 
     # -- One task
 
@@ -344,18 +361,8 @@ class MetaStep:
             task,
             second_order=meta_gradient.second_order,
             rematerialize=meta_gradient.rematerialize,
-            trace_once=self._may_trace_once(),
+            trace_once=inner_forms.may_trace_once(self._model),
             watch=watch,
-        )
-
-    def _may_trace_once(self):
-        """Returns whether inner steps may be calls of a function.
-
-        The graphs of light learners are small, and XLA inlines the calls.
-        """
-        return not (
-            task_forms.is_light(self._model.learner)
-            or compiles_whole_step(self._model)
         )
 
     def _outer_loss(self, adapted, task):
@@ -396,17 +403,3 @@ class MetaStep:
             if weight is not None
         ]
         return tf.add_n(means) / len(means) if means else tf.ones([], floatx)
-
-
-def episode_numbers(data):
-    """Returns a dict of the numbers of a meta-batch's episodes, if it has."""
-    x = keras.utils.unpack_x_y_sample_weight(data)[0]
-    return {"episode": x["episode"]} if "episode" in x else {}
-
-
-def unpack(data):
-    """Checks a meta-batch, and returns `(x, y, sample_weight)`."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    x = contract.check_inputs(x)
-    y, sample_weight = contract.check_targets(x, y, sample_weight)
-    return x, y, sample_weight

@@ -1,5 +1,6 @@
 """The steps that `fit`, `evaluate` and `predict` call."""
 
+import contextlib
 import functools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml import keras_distribution
 from keras_maml import keras_internals
+from keras_maml import tensorflow_internals
 from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import fit_arguments
@@ -26,7 +29,6 @@ from keras_maml.engine import task_map
 from keras_maml.engine import workers
 from keras_maml.engine.around_fit import around_fit
 from keras_maml.engine.meta_state import MetaState
-from keras_maml.engine.processors import available_processors
 
 
 class MetaTrainer(
@@ -109,13 +111,15 @@ class MetaTrainer(
             outputs = bad_tasks.nan_if_bad(task["x"], adapted, output.outputs)
             return outputs, ()
 
-        return self.map_tasks(task_outputs, tasks)[0]
+        # An exported model must not depend on the devices here.
+        as_one = self.is_predicting and bool(devices.accelerators())
+        return self.map_tasks(task_outputs, tasks, as_one=as_one)[0]
 
     def train_step(self, data):
         result, check, logs = self._step(data, training=True)
         # Nothing changes before it is known that no task is bad.
         if step_forms.steps_can_fail(self):
-            with tf.control_dependencies([check]):
+            with tensorflow_internals.changes_after(check):
                 self._update(result.mean)
         else:
             keras_distribution.run_if(check, self._update, result.mean)
@@ -162,52 +166,42 @@ class MetaTrainer(
         task_losses = self.meta_state.task_losses
         return super().losses if task_losses is None else task_losses
 
-    def map_tasks(self, fn, tasks, checked=lambda total: (), xla_fn=None):
+    def map_tasks(self, fn, tasks, as_one=False, xla_fn=None, **kwargs):
         """Runs `fn` on every task of a meta-batch, see `task_map.map_tasks`.
 
         Args:
             fn: see `task_map.map_tasks`.
             tasks: see `task_map.map_tasks`.
-            checked: see `task_map.map_tasks`.
+            as_one: bool. Whether several tasks may run as one program, which
+                takes long to compile.
             xla_fn: function that takes the place of `fn` if XLA runs chunks
-                of a light learner's tasks. `None` if tasks must
-                not run as one: only training has many steps of one size, for
-                which compiling pays.
+                of a light learner's tasks.
+            **kwargs: see `task_map.map_tasks`.
         """
-        parallelism = self.task_parallelism or available_processors()
+        jit_compile = task_forms.compiles_chunks(self)
         is_light = task_forms.is_light(self.learner)
-        jit_compile = self.jit_compile is not False
+        takes_xla_fn = xla_fn is not None and is_light and jit_compile
 
         def run(form):
             return task_map.map_tasks(
-                xla_fn if form != "loop" and is_light and jit_compile else fn,
+                xla_fn if form != "loop" and takes_xla_fn else fn,
                 tasks,
-                parallelism=parallelism,
+                parallelism=task_forms.parallelism(self),
                 form=form,
                 jit_compile=jit_compile,
-                checked=checked,
+                **kwargs,
             )
 
-        if xla_fn is None:
+        if not as_one:
             return run("loop")
         if self.task_map != "auto":
             return run(self.task_map)
-        if (
-            not tasks["number"].shape[0]
-            or not is_light
-            # XLA needs to know the size of a head.
-            or self.head_init is not None
-        ):
-            return run("loop")
-        second_order = self.meta_state.meta_gradient.second_order
-        form = task_forms.fastest(
-            self.learner, self.inner_steps if second_order else 1, jit_compile
-        )
-        try:
-            return run(form)
-        except Exception:
-            # The user's loss, regulariser or activation may be the reason.
-            return run("loop")
+        form = task_forms.chosen(self, tasks["number"].shape[0])
+        if form != "loop":
+            # The user's loss, regulariser or activation may stand against it.
+            with contextlib.suppress(Exception):
+                return run(form)
+        return run("loop")
 
     def checked_data(self, data):
         """Returns `data`, to be read after the checks that XLA would drop."""
@@ -238,9 +232,9 @@ class MetaTrainer(
             `stop_unless_healthy` and `report_unless` of `MetaStep` returns,
             and the logs. Means and logs are over the tasks of all replicas.
         """
-        replicas.check(self)
-        x, y, sample_weight = meta_step.unpack(data)
-        tasks = {**self._tasks(x), **meta_step.episode_numbers(data)}
+        replicas.check_losses(self)
+        x, y, sample_weight = contract.unpack(data)
+        tasks = {**self._tasks(x), **contract.episode_numbers(data)}
         tasks["x"], y_checked = targets.checked(
             self, tasks["x"], y, sample_weight
         )
@@ -255,16 +249,16 @@ class MetaTrainer(
             _build(metrics, result.y, result.y_pred)
         fails = step_forms.steps_can_fail(self)
         check = step.stop_unless_healthy(result) if fails else None
-        with tf.control_dependencies([] if check is None else [check]):
+        with tensorflow_internals.changes_after(check):
             logs = self._update_metrics(result, tasks)
-            sums = (
-                replicas.metric_values(self.metrics),
-                result.count,
-                tf.cast(~result.healthy, tf.float32),
-            )
-            mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
-                result.mean, result.count, sums
-            )
+        sums = (
+            replicas.metric_values(self.metrics),
+            result.count,
+            tf.cast(~result.healthy, tf.float32),
+        )
+        mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
+            result.mean, result.count, sums
+        )
         if not fails:
             healthy = result.healthy
             if replicas.number_of_replicas() > 1:

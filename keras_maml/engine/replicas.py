@@ -16,18 +16,11 @@ def number_of_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def check(meta_model):
-    """Raises `ValueError` if replicas cannot take the steps of a model."""
+def check_losses(meta_model):
+    """Raises `ValueError` if a loss grows with the number of replicas."""
     number = number_of_replicas()
     if number == 1:
         return
-    if meta_model.steps_per_execution != 1:
-        raise ValueError(
-            "With several replicas, Keras cannot run several steps in one "
-            "execution. Compile the model with `steps_per_execution=1`. "
-            f"Received: steps_per_execution={meta_model.steps_per_execution} "
-            f"and {number} replicas"
-        )
     for loss in tf.nest.flatten(meta_model.loss):
         # Keras divides the mean of a loss by the number of replicas, and a sum
         # by nothing.

@@ -9,6 +9,8 @@ the inner loop, gets two new numbers.
 import tensorflow as tf
 
 from keras_maml import keras_internals
+from keras_maml.exact import random_numbers
+from keras_maml.exact import task_axis
 
 # Each replica numbers its tasks from a multiple of this number.
 _TASKS_OF_A_REPLICA = 2**32
@@ -93,6 +95,9 @@ def advance(learner):
 
 def _folded(seed, number):
     """Returns a seed whose two numbers depend on `seed` and on `number`."""
+    if task_axis.is_vectorized():
+        folded = random_numbers.fold_in(tf.cast(seed, tf.int64), number)
+        return random_numbers.uniform([2], folded, None, None, seed.dtype)
     folded = tf.random.experimental.stateless_fold_in(
         tf.cast(seed, tf.int64), number
     )

@@ -8,6 +8,9 @@ import math
 import keras
 from keras import layers
 
+from keras_maml import devices
+from keras_maml.engine.step_forms import compiles_whole_step
+
 # Weights of a learner's largest kernel. For larger ones, TensorFlow's own
 # kernels for matrices are faster than XLA's.
 _MAX_COMPILED = 200_000
@@ -18,8 +21,44 @@ _MAX_COMPILED = 200_000
 _MAX_VECTORIZED = 18_500
 
 
+def chosen(meta_model, count):
+    """Returns the form that `task_map="auto"` stands for.
+
+    Args:
+        meta_model: a built `MetaModel`.
+        count: int, the number of tasks, or `None` if it is unknown.
+    """
+    if not count:
+        return "loop"
+    if devices.accelerators():
+        # A loop of small kernels would leave most of the device idle.
+        return "vectorized"
+    if meta_model.head_init is not None or not is_light(meta_model.learner):
+        return "loop"
+    second_order = meta_model.meta_state.meta_gradient.second_order
+    return fastest(
+        meta_model.learner,
+        meta_model.inner_steps if second_order else 1,
+        compiles_chunks(meta_model),
+    )
+
+
+def compiles_chunks(meta_model):
+    """Returns whether XLA compiles chunks of tasks."""
+    # It would need to know the size of a head.
+    return meta_model.jit_compile is not False and meta_model.head_init is None
+
+
+def parallelism(meta_model):
+    """Returns the `parallelism` of `task_map.map_tasks`, or `None`."""
+    if compiles_whole_step(meta_model) and not devices.accelerators():
+        # The program uses one core.
+        return 1
+    return meta_model.task_parallelism
+
+
 def fastest(learner, kept_steps, jit_compile=True):
-    """Returns the form for a learner, one of `task_map.FORMS`.
+    """Returns the fastest form on a CPU, one of `task_map.FORMS`.
 
     Args:
         learner: a built learner, see `is_light`.

@@ -4,46 +4,15 @@ import operator
 
 import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml import tensorflow_internals
-from keras_maml.engine import bad_tasks
+from keras_maml.engine import task_memory
 from keras_maml.engine.packing import Packing
 from keras_maml.engine.processors import available_processors
+from keras_maml.exact import task_axis
 
 FORMS = ("loop", "vectorized", "compiled")
 MODES = ("auto", *FORMS)
-
-
-def configure_threads(intra_op: int = 1, inter_op: int | None = None) -> None:
-    """Sets TensorFlow's CPU threads for many small tasks at the same time.
-
-    By default, TensorFlow splits every operation over all cores. The operations
-    of one task are too small for that. It is faster to run one task on each
-    core. The setting applies to the whole process, so the library does not
-    change it by itself.
-
-    Args:
-        intra_op: int, the number of threads within one operation. Defaults to
-            `1`.
-        inter_op: int, the number of operations at the same time. Defaults to
-            the number of processors that this process may use.
-
-    Raises:
-        RuntimeError: from TensorFlow, if it has already started. Call this
-            function before anything else, even before you make a model.
-
-    Example:
-
-    ```python
-    import keras_maml
-
-    if __name__ == "__main__":
-        keras_maml.configure_threads()
-    ```
-    """
-    tf.config.threading.set_intra_op_parallelism_threads(intra_op)
-    tf.config.threading.set_inter_op_parallelism_threads(
-        inter_op or available_processors()
-    )
 
 
 class VectorizationError(ValueError):
@@ -66,7 +35,7 @@ def map_tasks(
     parallelism,
     form="loop",
     jit_compile=True,
-    checked=lambda total: (),
+    finish=lambda total: total,
 ):
     """Runs `fn` on every task. Memory does not grow with the number of tasks.
 
@@ -80,31 +49,36 @@ def map_tasks(
             axis. It returns `(each, summed)`, two structures of tensors.
         tasks: structure of tensors of shape `(tasks, ...)`.
         parallelism: int, the number of tasks that may run at the same time.
+            `None` means as many as there are processors or, vectorized on a
+            GPU or TPU, as fit its memory.
         form: string, one of `FORMS`. With `"vectorized"` and `"compiled"`, a
             chunk of tasks is one program: with an operation for all tasks, or
             with a loop over them. Then `parallelism` chunks may run at the
-            same time, and the number of tasks must be known. Has no effect in
-            eager execution.
+            same time, and the number of tasks must be known. Vectorized on a
+            GPU or TPU, chunks have `parallelism` tasks, and run one after the
+            other. Has no effect in eager execution.
         jit_compile: bool. Whether XLA compiles the chunks.
-        checked: function of the sum of the second results that returns a
-            structure of tensors, see "Returns".
+        finish: function of the sum of the second results, of all tasks or of
+            a chunk, within the program of the chunk. Its results are summed
+            over the chunks.
 
     Returns:
-        A tuple `(each, total, finite)`: the first results stacked along a new
-        task axis, the sum over tasks of the second results, and a bool tensor,
-        whether all of `checked` is finite.
+        A tuple `(each, total)`: the first results stacked along a new task
+        axis, and what `finish` makes of the sum over tasks of the second
+        results.
 
     Raises:
         VectorizationError: if `fn` has an operation that cannot be
             vectorized or compiled, or if the number of tasks is unknown.
     """
     if not tf.executing_eagerly() and form != "loop":
-        return _chunks(fn, tasks, parallelism, form, jit_compile, checked)
+        return _chunks(fn, tasks, parallelism, form, jit_compile, finish)
+    parallelism = parallelism or available_processors()
     if tf.executing_eagerly():
         each, total = _unrolled(fn, tasks, len(tf.nest.flatten(tasks)[0]))
     else:
         each, total = _while_loop(_as_function(fn), tasks, parallelism)
-    return each, total, bad_tasks.all_finite(checked(total))
+    return each, finish(total)
 
 
 def _as_function(fn):
@@ -133,7 +107,7 @@ def _unrolled(fn, tasks, count):
     return tf.nest.map_structure(lambda *t: tf.stack(t), *results), total
 
 
-def _chunks(fn, tasks, parallelism, form, jit_compile, checked):
+def _chunks(fn, tasks, parallelism, form, jit_compile, finish):
     """Runs chunks of tasks, each chunk as one program."""
     count = tf.nest.flatten(tasks)[0].shape[0]
     if not count:
@@ -144,7 +118,16 @@ def _chunks(fn, tasks, parallelism, form, jit_compile, checked):
         )
     # All chunks have one size, so that one program serves all of them. Copies
     # of the last task, which do not count, fill the last chunk.
-    chunks, size = _chunk_sizes(count, parallelism)
+    if form == "vectorized" and devices.accelerators():
+        fn = _traced(fn, tasks)
+        size = parallelism or task_memory.tasks_that_fit(
+            fn.graph, devices.accelerators()[0]
+        )
+        chunks, parallelism = -(-count // size), 1
+        size = -(-count // chunks)
+    else:
+        parallelism = parallelism or available_processors()
+        chunks, size = _chunk_sizes(count, parallelism)
     padded_count = chunks * size
     index = [min(i, count - 1) for i in range(padded_count)]
 
@@ -166,13 +149,22 @@ def _chunks(fn, tasks, parallelism, form, jit_compile, checked):
         run_tasks = _vectorized(fn, jit_compile)
     else:
         run_tasks = _compiled(fn)
-    run = _chunk_program(run_tasks, parts, form, jit_compile, checked)
+    run = _chunk_program(run_tasks, parts, form, jit_compile, finish)
     if chunks <= parallelism:
         # All chunks run at the same time, so no loop limits them.
-        each, (total, not_finite) = _unrolled(run, parts, chunks)
+        each, total = _unrolled(run, parts, chunks)
     else:
-        each, (total, not_finite) = _while_loop(run, parts, parallelism)
-    return tf.nest.map_structure(join, each), total, not_finite == 0
+        each, total = _while_loop(run, parts, parallelism)
+    return tf.nest.map_structure(join, each), total
+
+
+def _traced(fn, tasks):
+    """Returns `fn`, traced for a task that will get a task axis."""
+    spec = tf.nest.map_structure(
+        lambda t: tf.TensorSpec(t.shape[1:], t.dtype), tasks
+    )
+    with task_axis.vectorized():
+        return tf.function(fn, autograph=False).get_concrete_function(spec)
 
 
 def _vectorized(fn, jit_compile):
@@ -184,9 +176,11 @@ def _vectorized(fn, jit_compile):
 
         def run_task(task):
             nonlocal is_traced, list_loop
-            results = fn(task)
+            with task_axis.vectorized():
+                results = fn(task)
             is_traced = True
-            list_loop = _list_loop(tf.compat.v1.get_default_graph())
+            here = tf.compat.v1.get_default_graph()
+            list_loop = _list_loop(getattr(fn, "graph", here))
             if list_loop is not None and jit_compile:
                 raise ValueError("XLA cannot compile a vectorized list.")
             return results
@@ -221,14 +215,12 @@ def _compiled(fn):
     return run
 
 
-def _chunk_program(run_tasks, parts, form, jit_compile, checked):
+def _chunk_program(run_tasks, parts, form, jit_compile, finish):
     """Returns a function that runs all tasks of a chunk as one program."""
 
     def run(chunk):
         each, total = run_tasks(chunk)
-        # Here, and not after the program, because it costs nothing here.
-        finite = bad_tasks.all_finite(checked(total))
-        return each, (total, 1 - tf.cast(finite, tf.int32))
+        return each, finish(total)
 
     program = tf.function(run, autograph=False, jit_compile=jit_compile)
     if jit_compile:

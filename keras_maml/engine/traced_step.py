@@ -108,8 +108,8 @@ class TracedStep:
     def backward(self, saved, d_targets):
         """Returns a gradient or `None` for each of `sources`."""
         gradients = iter(
-            tensorflow_internals.call_with_captures(
-                self._backward, list(d_targets), list(saved)
+            tensorflow_internals.call_with_captured(
+                self._backward, d_targets, list(saved)
             )
         )
         return [

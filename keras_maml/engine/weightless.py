@@ -3,7 +3,8 @@
 A weight of 0 does not keep NaN out of a loss: 0 · NaN is NaN. Rows of weight 0
 are therefore replaced by rows of the same set that count, in turn. So they also
 add nothing foreign to the statistics of `BatchNormalization`. Tasks of weight 0
-are replaced by the first task of their replica that counts, or by zeros. In a
+are replaced by the first task of their replica that counts. If none counts,
+zeros replace them, and move no statistics (`learner_state.kept_unless`). In a
 row of a sequence of which some steps count, NaN in the others becomes 0.
 """
 
@@ -26,6 +27,17 @@ def filled(x, y=None, sample_weight=None):
     if y is None or sample_weight is None:
         return x, y
     return _filled_queries(x, y, tf.nest.flatten(sample_weight))
+
+
+def any_counts(sample_weight):
+    """Returns whether a meta-batch has a weight that is not 0, a bool tensor.
+
+    Args:
+        sample_weight: as in `filled`.
+    """
+    weights = tf.nest.flatten(sample_weight)
+    counts = [tf.reduce_any(w != 0) for w in weights if w is not None]
+    return tf.reduce_any(tf.stack(counts)) if counts else tf.constant(True)
 
 
 def _filled_support(x):

@@ -20,12 +20,6 @@ def check_data(meta_model, arguments, shuffle=False):
     """
     if keras_distribution.strategy_of_workers(meta_model) is None:
         return
-    if meta_model.steps_per_execution > 1:
-        raise ValueError(
-            "With several workers, TensorFlow cannot run more than one step at "
-            "a time. Compile the model with `steps_per_execution=1`. Received: "
-            f"steps_per_execution={meta_model.steps_per_execution}"
-        )
     for name in ("x", "validation_data"):
         data = arguments.get(name)
         if isinstance(data, tf.data.Dataset | tf.distribute.DistributedDataset):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_maml import devices
 from keras_maml.exact.constants import constant
 from keras_maml.exact.constants import filled
 from keras_maml.exact.constants import once_in_graph
@@ -35,7 +36,7 @@ def supports(x, kernel, strides, padding):
         or padding not in ("SAME", "VALID")
         or len(strides) != 2
         or min(strides) < 1
-        or any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
+        or devices.accelerators()
     ):
         return False
     counts = [

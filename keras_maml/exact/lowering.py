@@ -12,6 +12,8 @@ import threading
 import tensorflow as tf
 
 from keras_maml.exact import convolution as convolution_lib
+from keras_maml.exact import task_axis
+from keras_maml.exact import vectorized_ops
 from keras_maml.exact.batch_norm import channel_sum
 from keras_maml.exact.gradients import custom_gradient
 from keras_maml.keras_internals import REPLACED_FUNCTIONS
@@ -270,8 +272,10 @@ def exact_ops():
 
 
 def _dispatcher(name):
-    """Returns a function that chooses the original or the replacement."""
-    original, replacement = _ORIGINALS[name], _REPLACEMENTS[name]
+    """Returns a function that chooses the original or a replacement."""
+    original = _ORIGINALS[name]
+    replacement = _REPLACEMENTS.get(name, original)
+    vectorized = vectorized_ops.FUNCTIONS.get(name)
 
     def dispatch(*args, **kwargs):
         if not getattr(_thread, "depth", 0):
@@ -281,9 +285,11 @@ def _dispatcher(name):
             for value in (*args, *kwargs.values())
         ):
             return original(*args, **kwargs)
+        if vectorized is not None and task_axis.is_vectorized():
+            return vectorized(original, *args, **kwargs)
         return replacement(*args, **kwargs)
 
     return dispatch
 
 
-_DISPATCHERS = {name: _dispatcher(name) for name in _REPLACEMENTS}
+_DISPATCHERS = {name: _dispatcher(name) for name in REPLACED_FUNCTIONS}

@@ -112,9 +112,7 @@ class MetaObjective:
 
     def _map(self, fn, batch):
         """Returns the means over tasks of what `fn` returns second."""
-        _, total, _ = task_map.map_tasks(
-            fn, batch, parallelism=self._parallelism
-        )
+        _, total = task_map.map_tasks(fn, batch, parallelism=self._parallelism)
         count = tf.shape(tf.nest.flatten(batch)[0])[0]
         return tf.nest.map_structure(
             lambda t: t / tf.cast(count, t.dtype), total

@@ -50,6 +50,17 @@ def test_a_replica_of_tasks_that_do_not_count_is_zeros():
         assert not np.any(tensor)
 
 
+def test_tasks_that_do_not_count_move_no_statistics():
+    learner = small_mlp(batch_norm=True)
+    meta_model = keras_maml.MetaModel(learner)
+    meta_model.compile("sgd", "mse", run_eagerly=True)
+    before = learner.get_weights()
+    x, y = regression_batch(tasks=1)
+    meta_model.train_on_batch(x, y, sample_weight=np.zeros([1, 1], "f"))
+    for new, old in zip(learner.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 def test_metrics_count_the_copies_and_weighted_metrics_do_not():
     meta_model = keras_maml.MetaModel(small_mlp(), task_map="loop")
     meta_model.compile("sgd", "mse", metrics=["mae"], weighted_metrics=["mae"])

@@ -79,12 +79,6 @@ def test_a_generator_is_refused(meta_model):
         meta_model.fit(batches())
 
 
-def test_several_steps_at_a_time_are_refused(meta_model):
-    meta_model.compile("sgd", "mse", steps_per_execution=2)
-    with pytest.raises(ValueError, match="Received: steps_per_execution=2"):
-        meta_model.fit(*regression_batch(), shuffle=False)
-
-
 class Strategy:
     """One that distributes nothing."""
 

@@ -1,7 +1,8 @@
 """Rows of weight 0 do not count, whatever they hold.
 
 In their place stand rows of the same set that count, in turn, and in the place
-of a task of weight 0 the first that counts: batch normalisation sees them.
+of a task of weight 0 the first that counts: batch normalisation sees them. All
+tasks are zeros if none of them counts.
 """
 
 import numpy as np
@@ -22,7 +23,9 @@ def filled(x, y, sample_weight):
         x["query_x"], y = _taken((x["query_x"], y), rows)
         counts = weight.any(1)
         tasks = [t if counts[t] else counts.argmax() for t in range(shape[0])]
-        x, y = tf.nest.map_structure(lambda t: t[tasks], (x, y))
+        x, y = tf.nest.map_structure(
+            lambda t: t[tasks] * counts.any().astype(t.dtype), (x, y)
+        )
     return x, y, sample_weight
 
 

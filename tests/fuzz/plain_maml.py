@@ -87,6 +87,9 @@ class PlainMaml:
             states.append(run.state)
             predictions.append(run.outputs.numpy())
         state = {key: np.mean([s[key] for s in states], 0) for key in states[0]}
+        if sample_weight is not None and not np.any(sample_weight):
+            # No task counts, so the old state stays.
+            state = {}
         total = None
         if training:
             total = [np.mean(each, 0) for each in zip(*gradients)]

@@ -153,8 +153,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/meta_trainer.py",
-        "with tf.control_dependencies([check]):",
-        "with tf.control_dependencies([]):",
+        "with tensorflow_internals.changes_after(check):\n                self",
+        "if True:\n                self",
         f"{_STOPS}[loop]",
     ),
     Mutant(
@@ -191,6 +191,13 @@ MUTANTS = [
         f"{_BAD}::test_evaluate_tasks_looks_at_predictions_too",
     ),
     # -- Rows and tasks of weight 0
+    Mutant(
+        "engine/learner_state.py",
+        "tf.where(counts, value, tf.cast(variables[i].value, value.dtype))",
+        "value",
+        "engine/weightless_test.py"
+        "::test_tasks_that_do_not_count_move_no_statistics",
+    ),
     Mutant(
         "engine/weightless.py",
         "turn = tf.math.floormod(turn, tf.maximum(numbers, 1))",

@@ -1,0 +1,280 @@
+"""Runs a row of the ledger, which puts our number beside a paper's.
+
+    python -m benchmarks.ledger omniglot_20way_1shot --data_dir=DIR --minutes=90
+
+Trains what the row says, by the functions of an example, and appends a line to
+docs/results.jsonl. To go on with a run that was stopped or killed, repeat the
+command. A run that --minutes stops is scored on validation tasks only. The test
+tasks are looked at once: when the run is complete, or with --last.
+
+`python -m benchmarks.ledger_table` makes the table of docs/results.md.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+# Hides TensorFlow's start-up messages; must come before its import.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+from absl import logging
+
+import keras_maml
+from benchmarks.ledger_rows import ROWS
+
+CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
+RESULTS = CHECKOUT / "docs" / "results.jsonl"
+# What decides about a run. Its results may have changes.
+CODE = ("keras_maml", "examples", "benchmarks")
+
+
+class OutOfTime(Exception):
+    """Interrupts a run; `Resume` goes on with it later."""
+
+
+class Stopwatch(keras.callbacks.Callback):
+    """Counts the time of training, over all parts of a run, and ends a part.
+
+    Args:
+        minutes: float, the time of this part. `None` lets it end by itself.
+        commit: string, the commit of this part.
+    """
+
+    def __init__(self, minutes, commit):
+        super().__init__()
+        self.limit = float("inf") if minutes is None else minutes
+        self.earlier = {"minutes": 0.0, "processor_minutes": 0.0, "commits": []}
+        self.commit = commit
+        self.has_begun = False
+
+    def on_train_begin(self, logs=None):
+        self.start = time.monotonic(), time.process_time()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not at the end of a batch: `Resume` saves there, after this callback.
+        minutes = (time.monotonic() - self.start[0]) / 60
+        if self.has_begun and minutes > self.limit:
+            raise OutOfTime
+        self.has_begun = True
+
+    def get_state(self):
+        now = time.monotonic(), time.process_time()
+        minutes, processor = (
+            (end - begin) / 60 for end, begin in zip(now, self.start)
+        )
+        commits = self.earlier["commits"]
+        if self.commit not in commits:
+            commits = [*commits, self.commit]
+        return {
+            "minutes": self.earlier["minutes"] + minutes,
+            "processor_minutes": self.earlier["processor_minutes"] + processor,
+            "commits": commits,
+        }
+
+    def set_state(self, state):
+        self.earlier = state
+
+
+class Omniglot:
+    """The row's network of examples/omniglot.py."""
+
+    def __init__(self, example, config, row):
+        self.example, self.config = example, config
+        self.tasks = example.load_tasks(config)
+
+    def train(self, stopwatch):
+        train_tasks, validation_tasks, _ = self.tasks
+        return self.example.train(
+            self.config, train_tasks, validation_tasks, [stopwatch]
+        )[0]
+
+    def scores(self, model, split):
+        tasks = self.tasks[("train", "validation", "test").index(split)]
+        return self.example.evaluate(self.config, model, tasks)
+
+
+class Sinusoid:
+    """The row's network of examples/sinusoid.py."""
+
+    def __init__(self, example, config, row):
+        self.example, self.config, self.part = example, config, row.part
+        self.sines = keras_maml.tasks.Sinusoid(
+            config.k_shot, config.k_shot, seed=config.seed
+        )
+
+    def train(self, stopwatch):
+        keras.utils.set_random_seed(self.config.seed)
+        train = {
+            "meta-trained": self.example.meta_train,
+            "pretrained": self.example.pretrain,
+        }[self.part]
+        return train(self.config, self.sines, [stopwatch])
+
+    def scores(self, model, split):
+        if self.part == "pretrained":
+            model = self.example.fine_tuned(self.config, model, self.sines)
+        start = {
+            "validation": self.example.VALIDATION_START,
+            "test": self.example.TEST_START,
+        }[split]
+        tasks = self.sines.batch(100, count=self.config.test_tasks, start=start)
+        # Many steps of one rate may diverge: what fewer steps reach still
+        # counts.
+        model.bad_tasks = "skip"
+        return {
+            steps: self.example.evaluate(model, tasks, [steps])[steps]
+            for steps in self.example.STEPS
+        }
+
+
+EXPERIMENTS = {"omniglot": Omniglot, "sinusoid": Sinusoid}
+
+
+def commit():
+    """Returns the commit of the code, with a `+` if the code has changed."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True
+        ).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", *CODE)
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+def is_tested(arguments):
+    """Returns whether this run has looked at its test tasks."""
+    if not arguments.results.exists():
+        return False
+    lines = map(json.loads, arguments.results.read_text("utf-8").splitlines())
+    return any(
+        (line["row"], line["seed"]) == (arguments.row, arguments.seed)
+        and "test" in line
+        for line in lines
+    )
+
+
+def configure(arguments):
+    """Imports the row's example, and sets its flags."""
+    row = ROWS[arguments.row]
+    example = importlib.import_module(f"examples.{row.example}")
+    folder = pathlib.Path(arguments.work_dir) / arguments.row
+    argv = [row.example, *row.flags.split(), "--progress=line"]
+    argv += [f"--seed={arguments.seed}"]
+    argv += [f"--output_dir={folder / str(arguments.seed)}"]
+    if arguments.data_dir is not None and "data_dir" in example.FLAGS:
+        argv.append(f"--data_dir={arguments.data_dir}")
+    unknown = example.FLAGS(argv + arguments.flags)[1:]
+    if unknown:
+        raise SystemExit(f"Unknown arguments: {unknown}")
+    return row, example
+
+
+def run(arguments):
+    """Trains and scores a row.
+
+    Returns:
+        A dict, the line of the ledger.
+    """
+    row, example = configure(arguments)
+    experiment = EXPERIMENTS[row.example](example, example.FLAGS, row)
+    stopwatch = Stopwatch(arguments.minutes, commit())
+    is_complete = True
+    try:
+        model = experiment.train(stopwatch)
+    except OutOfTime:
+        model = stopwatch.model
+        # As `fit` does at its end.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        is_complete = False
+    # Before the scoring, which is no training.
+    time_taken = stopwatch.get_state()
+    iterations = int(model.optimizer.iterations)
+    splits = ["validation"]
+    if is_complete or arguments.last:
+        splits.append("test")
+    return {
+        "row": arguments.row,
+        "seed": arguments.seed,
+        "command": command(arguments),
+        **{split: as_json(experiment.scores(model, split)) for split in splits},
+        "iterations": iterations,
+        "of": iterations if is_complete else example.FLAGS.iterations,
+        "paper": row.paper,
+        "source": row.source,
+        "paper_iterations": row.paper_iterations,
+        **time_taken,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def as_json(scores):
+    """Returns means and 95 % intervals, by the number of inner steps.
+
+    They are `None` where a task is not finite.
+    """
+    return {
+        steps: [None, None] if score.skipped else [score.mean, score.ci95]
+        for steps, score in scores.items()
+    }
+
+
+def command(arguments):
+    """Returns the command of a row, without folders and times."""
+    words = ["python -m benchmarks.ledger", arguments.row]
+    if arguments.seed:
+        words.append(f"--seed={arguments.seed}")
+    return " ".join(words + arguments.flags)
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ledger",
+        description=__doc__.partition("\n\n")[0],
+        epilog="Further flags are those of the row's example.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("row", choices=ROWS, metavar="ROW")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data_dir", help="The folder of the TFDS datasets.")
+    parser.add_argument(
+        "--work_dir", default="outputs/ledger", help="Keeps runs under way."
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="After which the run is interrupted."
+    )
+    parser.add_argument(
+        "--last",
+        action="store_true",
+        help="Looks at the test tasks even if the run is interrupted.",
+    )
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    arguments, arguments.flags = parser.parse_known_args(argv)
+    return arguments
+
+
+def main(argv):
+    arguments = parse(argv)
+    if is_tested(arguments):
+        raise SystemExit(
+            f"{arguments.results} has a test score of this row and seed. To "
+            "run it anew, take its line out. "
+            f"Received: row={arguments.row}, seed={arguments.seed}"
+        )
+    logging.set_verbosity(logging.ERROR)
+    line = run(arguments)
+    with open(arguments.results, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    print(json.dumps(line, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    keras_maml.configure_threads()
+    main(sys.argv[1:])

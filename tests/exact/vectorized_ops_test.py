@@ -1,0 +1,184 @@
+"""Functions of `tf.nn` in forms for a task axis, against the originals."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_maml.exact import lowering
+from keras_maml.exact import task_axis
+from keras_maml.exact import vectorized_ops
+
+X = tf.random.stateless_normal((2, 6, 5, 4), (0, 0))
+KERNEL = tf.random.stateless_normal((3, 2, 4, 3), (0, 1))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of the originals that were called."""
+    calls = []
+
+    def recording(name, original):
+        def call(*args, **kwargs):
+            calls.append(name)
+            return original(*args, **kwargs)
+
+        return call
+
+    originals = dict(lowering._ORIGINALS)
+    for name in vectorized_ops.FUNCTIONS:
+        original = recording(name, originals[name])
+        monkeypatch.setitem(lowering._ORIGINALS, name, original)
+        monkeypatch.setitem(
+            lowering._DISPATCHERS, name, lowering._dispatcher(name)
+        )
+        monkeypatch.setitem(lowering._ORIGINALS, name, originals[name])
+    return calls
+
+
+def both(function):
+    """The results with and without the forms for a task axis."""
+    expected = function()
+    with lowering.exact_ops(), task_axis.vectorized():
+        actual = function()
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+SUPPORTED = {
+    "convolution": lambda: tf.nn.convolution(X, KERNEL, [2, 1], "SAME"),
+    "strides of all axes": lambda: tf.nn.convolution(
+        X, KERNEL, [1, 2, 1, 1], "VALID", "NHWC", [1, 1, 1, 1]
+    ),
+    "transposed": lambda: tf.nn.conv_transpose(
+        X, tf.transpose(KERNEL, [0, 1, 3, 2]), [2, 12, 10, 3], 2, "SAME"
+    ),
+    "depthwise": lambda: tf.nn.depthwise_conv2d(
+        X, KERNEL, [1, 2, 2, 1], "SAME"
+    ),
+    "separable": lambda: tf.nn.separable_conv2d(
+        X,
+        KERNEL,
+        tf.reshape(tf.range(24.0), [1, 1, 12, 2]),
+        [1, 1, 1, 1],
+        "VALID",
+        dilations=[2, 2],
+    ),
+    "uniform": lambda: tf.random.stateless_uniform([3], (1, 2), 1, 4),
+    "normal": lambda: tf.random.stateless_normal([3], (1, 2), 1.0, 2.0),
+    "dropout": lambda: tf.nn.experimental.stateless_dropout(
+        X, 0.3, (1, 2), noise_shape=[2, 1, 1, 4]
+    ),
+    "half of the dropout": lambda: tf.cast(
+        tf.nn.experimental.stateless_dropout(
+            tf.cast(X, tf.float16), 0.5, (1, 2)
+        ),
+        tf.float32,
+    ),
+    "concat": lambda: tf.concat([X, 2.0 * X], -2),
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_a_form_equals_the_original(name, calls):
+    both(SUPPORTED[name])
+    assert set(calls) <= {"concat"}
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area"])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_resizing(method, antialias):
+    both(lambda: tf.image.resize(X, (4, 9), method, antialias=antialias))
+
+
+def test_resizing_keeps_what_has_the_size():
+    both(lambda: tf.image.resize(tf.cast(X, tf.float64), (6, 5)))
+    both(lambda: tf.image.resize(tf.cast(X, tf.float64), (3, 5)))
+
+
+def test_channels_may_come_first():
+    x = tf.transpose(X, [0, 3, 1, 2])
+    pointwise = tf.reshape(tf.range(24.0), [1, 1, 12, 2])
+    with lowering.exact_ops(), task_axis.vectorized():
+        for first, last in (
+            (
+                tf.nn.convolution(x, KERNEL, [2, 1], "SAME", "NCHW"),
+                tf.nn.convolution(X, KERNEL, [2, 1], "SAME"),
+            ),
+            (
+                tf.nn.separable_conv2d(
+                    x, KERNEL, pointwise, [1, 1, 2, 2], "SAME", "NCHW"
+                ),
+                tf.nn.separable_conv2d(
+                    X, KERNEL, pointwise, [1, 2, 2, 1], "SAME"
+                ),
+            ),
+            (
+                tf.nn.conv_transpose(
+                    x,
+                    tf.transpose(KERNEL, [0, 1, 3, 2]),
+                    [2, 3, 12, 10],
+                    [1, 1, 2, 2],
+                    "SAME",
+                    "NCHW",
+                ),
+                tf.nn.conv_transpose(
+                    X, tf.transpose(KERNEL, [0, 1, 3, 2]), [2, 12, 10, 3], 2
+                ),
+            ),
+        ):
+            np.testing.assert_allclose(
+                tf.transpose(first, [0, 2, 3, 1]), last, rtol=1e-5
+            )
+
+
+UNSUPPORTED = {
+    # Rows, in a batch of two axes.
+    "convolution": lambda: tf.nn.convolution(X, KERNEL[0], 1, "SAME"),
+    "depthwise_conv2d": lambda: tf.nn.depthwise_conv2d(
+        X, KERNEL, [1, 1, 1, 1], [[0, 0], [1, 1], [0, 0], [0, 0]]
+    ),
+    "resize": lambda: tf.image.resize(X, (4, 9), preserve_aspect_ratio=True),
+    "stateless_uniform": lambda: tf.random.stateless_uniform(
+        [3], (1, 2), alg="philox"
+    ),
+    "stateless_normal": lambda: tf.random.stateless_normal(
+        [3], (1, 2), alg="philox"
+    ),
+    "stateless_dropout": lambda: tf.nn.experimental.stateless_dropout(
+        X, tf.constant(0.5), (1, 2)
+    ),
+    "concat": lambda: tf.concat([tf.range(2), tf.range(3)], 0),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_the_rest_is_left_to_tensorflow(name, calls):
+    both(UNSUPPORTED[name])
+    assert calls == [name]
+
+
+def test_a_second_derivative_of_concat_gets_a_task_axis():
+    def second(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = tf.reduce_sum(tf.concat([x**2, tf.sin(x)], 0) ** 2)
+            gradient = inner.gradient(loss, x)
+        return outer.gradient(gradient, x)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def vectorized(rows):
+        with lowering.exact_ops(), task_axis.vectorized():
+            return tf.vectorized_map(second, rows, fallback_to_while_loop=False)
+
+    rows = tf.constant([[0.1, 0.2], [0.3, 0.4]])
+    expected = 12 * rows**2 + 2 * tf.cos(2 * rows)
+    np.testing.assert_allclose(vectorized(rows), expected, rtol=1e-5)
+
+
+def test_without_a_task_axis_nothing_changes(calls):
+    with lowering.exact_ops():
+        tf.nn.depthwise_conv2d(X, KERNEL, [1, 1, 1, 1], "SAME")
+    assert calls == ["depthwise_conv2d"]
+    assert not task_axis.is_vectorized()
