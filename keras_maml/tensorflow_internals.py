@@ -6,6 +6,7 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 import re
 import threading
@@ -18,10 +19,14 @@ from tensorflow.python.eager import context
 from tensorflow.python.eager import record
 from tensorflow.python.framework.func_graph import FuncGraph
 from tensorflow.python.framework.ops import gradient_registry
+from tensorflow.python.ops import handle_data_util
 
 # XLA compiles these only for indices that are constants; what TensorFlow makes
 # of a vectorized `tf.cond` has others.
 _XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
+
+# For the names of gradients.
+_numbers = itertools.count()
 
 
 @contextlib.contextmanager
@@ -131,37 +136,66 @@ def _register_xla_kernels():
         tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
 
 
-def custom_gradient(function):
-    """`tf.custom_gradient`, whose gradient is freed with its graph.
+def fetched(tensor, graph):
+    """Returns a tensor of another graph as one of `graph`."""
+    # It has one placeholder for all uses.
+    is_function = isinstance(graph, FuncGraph)
+    return graph.capture(tensor) if is_function else tf.identity(tensor)
 
-    TensorFlow registers a function for each call in a graph, and never forgets
-    it. The function holds the tensors of the graph, so each trace would stay in
-    memory for ever, with the graphs around it.
+
+def is_watched(tensors):
+    """Returns whether a `tf.GradientTape` watches any of the tensors."""
+    return record.should_record_backprop(tensors)
+
+
+def custom_gradient(function):
+    """`tf.custom_gradient` of tensors, with fewer operations and no leak.
+
+    In a graph, TensorFlow looks for variables behind each call, and gives the
+    arguments gradients of zeros, which nothing reads. It also registers a
+    function for each call and never forgets it. The function holds the tensors
+    of the graph, so each trace would stay in memory for ever, with the graphs
+    around it. Here, variables that `function` reads get no gradient.
 
     Args:
-        function: as for `tf.custom_gradient`.
+        function: as for `tf.custom_gradient`, of tensors alone.
     """
-    with_gradient = tf.custom_gradient(function)
+    in_eager_execution = tf.custom_gradient(function)
 
     @functools.wraps(function)
-    def call(*tensors):
-        results = with_gradient(*tensors)
-        for result in tf.nest.flatten(results):
-            if isinstance(getattr(result, "graph", None), FuncGraph):
-                _hold_by_graphs(result)
-                break
-        return results
+    def call(*arguments):
+        if tf.executing_eagerly():
+            return in_eager_execution(*arguments)
+        arguments = [tf.convert_to_tensor(t) for t in arguments]
+        structure, gradient = function(*arguments)
+        results = [tf.convert_to_tensor(t) for t in tf.nest.flatten(structure)]
+
+        def backward(*d_results):
+            return tf.nest.flatten(gradient(*d_results))
+
+        graph = tf.compat.v1.get_default_graph()
+        name = _register(graph, backward, len(results))
+        with record.stop_recording():
+            with graph.gradient_override_map({"IdentityN": name}):
+                # The derivative of a loop or function finds the operation, and
+                # through it the arguments. A tape knows the gradient itself.
+                copies = tf.identity_n([*results, *arguments])[: len(results)]
+        for result, copy in zip(results, copies):
+            handle_data_util.copy_handle_data(result, copy)
+        record.record_operation(name, copies, arguments, backward)
+        return tf.nest.pack_sequence_as(structure, copies)
 
     return call
 
 
-def _hold_by_graphs(tensor):
-    """Lets graphs hold a gradient, in the place of TensorFlow's registry."""
-    # TensorFlow keeps the name in an attribute of the operation.
-    name = tensor.op.get_attr("_gradient_op_type").decode()
-    entry = gradient_registry._registry[name]
-    gradient = entry["type"]
-    graph = tensor.graph
+def _register(graph, backward, results):
+    """Registers a gradient for as long as the graph, and returns its name."""
+    name = f"KerasMamlGradient-{next(_numbers)}"
+
+    def gradient(op, *d_outputs):
+        del op
+        return [None] * results + backward(*d_outputs[:results])
+
     while isinstance(graph, FuncGraph):
         # A function is derived in any of the graphs that it is traced in.
         if not hasattr(graph, "keras_maml_gradients"):
@@ -169,12 +203,9 @@ def _hold_by_graphs(tensor):
         graph.keras_maml_gradients.append(gradient)
         graph = graph.outer_graph
     reference = weakref.ref(gradient)
-
-    def held(*args):
-        return reference()(*args)
-
-    entry["type"] = held
+    tf.RegisterGradient(name)(lambda *args: reference()(*args))
     weakref.finalize(gradient, gradient_registry._registry.pop, name, None)
+    return name
 
 
 def call_with_captured(function, inputs, captured):

@@ -165,6 +165,53 @@ def test_a_custom_gradient_outlives_the_graph_around_it():
     assert derivative() == 2.0
 
 
+def test_a_custom_gradient_makes_few_operations():
+    """TensorFlow's own makes a copy and zeros for each argument."""
+    product = tensorflow_internals.custom_gradient(
+        lambda x, y: (x * y, lambda d: (d * y, d * x))
+    )
+
+    def derivative(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch([x, y])
+            z = product(x, y)
+        return tape.gradient(z, [x, y])
+
+    spec = tf.TensorSpec([3])
+    graph = tf.function(derivative).get_concrete_function(spec, spec).graph
+    types = [op.type for op in graph.get_operations()]
+    assert types.count("Mul") == 3
+    assert types.count("IdentityN") == 1
+    assert len(types) <= 10
+
+
+def test_what_a_tape_watches():
+    x = tf.constant(1.0)
+    assert not tensorflow_internals.is_watched([x])
+    with tf.GradientTape() as tape:
+        assert not tensorflow_internals.is_watched([x])
+        tape.watch(x)
+        assert tensorflow_internals.is_watched([tf.constant(2.0), x])
+    assert not tensorflow_internals.is_watched([x])
+
+
+def test_tensors_of_another_graph():
+    @tf.function(autograph=False)
+    def outer(x):
+        @tf.function(autograph=False)
+        def inner():
+            here = tf.compat.v1.get_default_graph()
+            fetched = tensorflow_internals.fetched(x, here)
+            assert fetched.graph is here
+            # One placeholder for all uses, and no operation for each.
+            assert tensorflow_internals.fetched(x, here) is fetched
+            return fetched + 1.0
+
+        return inner()
+
+    assert float(outer(tf.constant(2.0))) == 3.0
+
+
 def test_tensorflow_itself_keeps_custom_gradients():
     """If this fails, ours can go."""
     plain = tf.custom_gradient(lambda x: (x + x, lambda d: 2 * d))

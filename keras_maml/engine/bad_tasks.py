@@ -12,6 +12,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_maml.exact.constants import constant
+
 MODES = ("raise", "skip")
 
 # What is looked at in a task, in this order.
@@ -207,8 +209,9 @@ def describe(finite, episodes):
 def all_finite(structure: Any) -> tf.Tensor:
     """Returns whether all floats of a structure of tensors are finite."""
     # One long vector: XLA takes long for a result of each tensor.
+    flat = constant((-1,), tf.int32)
     finite = [
-        tf.reshape(tf.math.is_finite(tensor), [-1])
+        tf.reshape(tf.math.is_finite(tensor), flat)
         for tensor in tf.nest.flatten(structure)
         if tensor.dtype.is_floating
     ]
@@ -223,8 +226,9 @@ def probe(structure: Any) -> tf.Tensor:
     """
     floatx = keras.backend.floatx()
     # One long vector, as in `all_finite`.
+    flat = constant((-1,), tf.int32)
     values = [
-        tf.reshape(tf.cast(tensor, floatx), [-1])
+        tf.reshape(tf.cast(tensor, floatx), flat)
         for tensor in tf.nest.flatten(structure)
         if tensor.dtype.is_floating
     ]

@@ -6,11 +6,10 @@ import keras
 import tensorflow as tf
 
 from keras_maml.engine.rematerialized_loop import RematerializedLoop
+from keras_maml.engine.traced_step import TracedStep
 from keras_maml.exact.gradients import dense
 
-# Up to this number, unrolled steps are faster. More steps run in a loop, so
-# that the graph does not grow with their number.
-UNROLLED_STEPS = 5
+FORMS = ("unrolled", "traced_once", "rematerialized")
 
 
 class Adapted(NamedTuple):
@@ -41,7 +40,7 @@ def inner_loop(
     parameters=(),
     steps,
     second_order,
-    unrolled_steps,
+    form="unrolled",
     watch=None,
     loss_scale=1.0,
 ):
@@ -52,7 +51,8 @@ def inner_loop(
             `(loss, state)`. `number` is the number of the step, from 0, and
             the loss is a scalar.
         weights: list of tensors, the adapted part of θ.
-        state: the learner's state before the first step.
+        state: the learner's state before the first step. The other forms than
+            `"unrolled"` need all of it, and not only what has changed before.
         frozen: structure of float tensors that the steps do not change. It
             must hold everything else that the support loss depends on and
             that may need a gradient.
@@ -61,8 +61,10 @@ def inner_loop(
         steps: int, 0 or more.
         second_order: bool. With `False`, the outer derivative treats the
             inner gradients as constants.
-        unrolled_steps: int, at least 1, the number of steps that are unrolled
-            in the graph. Further steps run in a `RematerializedLoop`.
+        form: string, one of `FORMS`: how a graph has the steps. Unrolled, it
+            has the operations of each step. Traced once, it has these only
+            once, and a call for each step. Rematerialized, it has a
+            `RematerializedLoop`. Has no effect in eager execution.
         watch: optional function with the arguments of `support_loss` that
             returns a scalar. It is called before each step but the first.
         loss_scale: float. The loss is multiplied by this scale before its
@@ -84,35 +86,45 @@ def inner_loop(
     )
     flat_fixed = tf.nest.flatten(fixed)
     carry = (weights, optimizer.init(weights), state)
-    if tf.executing_eagerly():
-        unrolled_steps = steps
+    if tf.executing_eagerly() or form == "traced_once" and steps < 2:
+        form = "unrolled"
+    # `watch` is not called before the first step, so this step is another one.
+    unrolled = steps if form == "unrolled" else min(steps, watch is not None)
     rows = []
-    # The first step is always unrolled, because it adds entries to the state.
-    for number in range(min(steps, unrolled_steps)):
+    for number in range(unrolled):
         carry, scalars = step(number, carry, flat_fixed)
         rows.append(scalars)
     columns = [tf.stack(column) for column in zip(*rows)]
-    if steps > unrolled_steps:
-        carry, loop_columns = RematerializedLoop(
-            step,
-            unrolled_steps,
-            steps,
-            carry,
-            flat_fixed,
-            [scalar.dtype for scalar in rows[0]],
-        ).run()
-        columns = [tf.concat(pair, 0) for pair in zip(columns, loop_columns)]
-        # No derivative goes through the state. TensorFlow would vectorize for
-        # ever a loop that is given one, and returns zeros for all tasks.
-        state = tf.nest.map_structure(_constant, carry[2])
-        carry = (*carry[:2], state)
+    if unrolled < steps:
+        carry, others = _equal_steps(
+            step, form, unrolled, steps, carry, flat_fixed
+        )
+        pairs = zip(columns, others)
+        columns = [tf.concat(pair, 0) for pair in pairs] if rows else others
     weights, _, state = carry
     losses, watched = columns or [tf.zeros([0])] * 2
     return Adapted(weights, state, losses, None if watch is None else watched)
 
 
+def _equal_steps(step, form, start, stop, carry, flat_fixed):
+    """Returns the carry after steps that are traced once, and the columns."""
+    traced = TracedStep(step, carry, flat_fixed)
+    if form == "traced_once":
+        rows = []
+        for number in range(start, stop):
+            carry, scalars = traced(number, carry, flat_fixed)
+            rows.append(scalars)
+        return carry, [tf.stack(column) for column in zip(*rows)]
+    loop = RematerializedLoop(traced, start, stop)
+    (*moved, state), columns = loop.run(carry, flat_fixed)
+    # No derivative goes through the state. TensorFlow would vectorize for ever
+    # a loop that is given one, and returns zeros for all tasks.
+    state = _changes_as_constants(carry[-1], state)
+    return (*moved, state), columns
+
+
 class _InnerStep:
-    """One gradient step, in the form that `RematerializedLoop` needs.
+    """One gradient step, in the form that `TracedStep` needs.
 
     The carry is `(weights, optimizer state, learner state)`. The scalars are
     the support loss and the value of `watch`. `fixed` is the structure
@@ -135,7 +147,7 @@ class _InnerStep:
         watched = self._watched(number, weights, state, frozen)
         loss, gradients, state = self._gradients(number, weights, state, frozen)
         # As in Keras, derivatives do not go through moving averages.
-        state = tf.nest.map_structure(_constant, state)
+        state = _changes_as_constants(carry[2], state)
         if not self._second_order:
             gradients = [tf.stop_gradient(gradient) for gradient in gradients]
         weights, optimizer_state = self._optimizer.update(
@@ -173,8 +185,15 @@ class _InnerStep:
         gradients = [dense(g, w) for g, w in zip(gradients, weights)]
         if self._loss_scale != 1.0:
             gradients = [gradient / self._loss_scale for gradient in gradients]
-        loss = tf.cast(tf.stop_gradient(loss), keras.backend.floatx())
+        loss = tf.stop_gradient(tf.cast(loss, keras.backend.floatx()))
         return loss, gradients, state
+
+
+def _changes_as_constants(before, after):
+    unchanged = set(map(id, tf.nest.flatten(before)))
+    return tf.nest.map_structure(
+        lambda t: t if id(t) in unchanged else _constant(t), after
+    )
 
 
 def _constant(tensor):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_maml import devices
 from keras_maml.engine import bad_tasks
 from keras_maml.engine import functional
+from keras_maml.engine import inner_forms
 from keras_maml.engine import learner_state
 from keras_maml.engine import weightless
 from keras_maml.engine.replicas import number_of_replicas
@@ -360,6 +361,7 @@ class MetaStep:
             task,
             second_order=meta_gradient.second_order,
             rematerialize=meta_gradient.rematerialize,
+            trace_once=inner_forms.may_trace_once(self._model),
             watch=watch,
         )
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_maml import keras_internals
 from keras_maml.exact import batch_norm
+from keras_maml.exact.constants import constant
 
 MODES = ("transductive", "support", "moving", "per_step")
 
@@ -129,9 +130,10 @@ def _closed_form_call(layer, inputs, momentum):
     y, mean, variance = batch_norm.batch_normalization(
         x, value(layer.gamma), value(layer.beta), layer.epsilon
     )
+    kept, new = constant(momentum, x.dtype), constant(1.0 - momentum, x.dtype)
     for average, statistic in (
         (layer.moving_mean, mean),
         (layer.moving_variance, variance),
     ):
-        average.assign(value(average) * momentum + statistic * (1.0 - momentum))
+        average.assign(value(average) * kept + statistic * new)
     return tf.cast(y, layer.compute_dtype)

@@ -2,9 +2,8 @@
 
 import tensorflow as tf
 
-from keras_maml import keras_internals
 from keras_maml import tensorflow_internals
-from keras_maml.exact.gradients import dense_gradients
+from keras_maml.exact.gradients import dense
 
 
 class RematerializedLoop:
@@ -16,139 +15,116 @@ class RematerializedLoop:
     which XLA can compile and `tf.vectorized_map` can vectorize.
 
     Args:
-        step: function `(number, carry, frozen)` that returns
-            `(carry, scalars)`, where `scalars` is a list of scalar tensors.
-            The backward pass calls `step` again, so random numbers must come
-            from a seed in `carry`.
+        step: a `TracedStep`. The backward pass takes it again, so random
+            numbers must come from a seed in the carry.
         start: int, the number of the first step.
         stop: int, the number after the last step.
-        carry: structure of tensors that each step passes to the next step.
-        frozen: list of tensors that the steps do not change. Only `carry` and
-            `frozen` get gradients.
-        scalar_dtypes: list with the dtype of each scalar.
     """
 
-    def __init__(self, step, start, stop, carry, frozen, scalar_dtypes):
+    def __init__(self, step, start, stop):
         self._step = step
         self._start = start
         self._count = stop - start
-        self._structure = carry
-        self._carry = [tf.convert_to_tensor(t) for t in tf.nest.flatten(carry)]
-        self._frozen = list(frozen)
-        self._scalar_dtypes = list(scalar_dtypes)
 
-    def run(self):
+    def run(self, carry, frozen):
         """Takes the steps.
+
+        Args:
+            carry: as in `TracedStep`, before the first step.
+            frozen: as in `TracedStep`.
 
         Returns:
             A tuple `(carry, columns)`: the carry after the last step, and for
             each scalar a tensor `(stop - start,)` with its values.
         """
-        width = len(self._carry)
+        step = self._step
+        width = len(step.changed)
 
         @tensorflow_internals.custom_gradient
-        def loop(*arguments):
-            frozen = list(arguments[width:])
-            carry, carries, columns = self._forward(arguments[:width], frozen)
+        def loop(*inputs):
+            changed, rows, columns = self._forward(inputs)
 
-            def gradient(*d_outputs, variables=None):
+            def gradient(*d_outputs):
                 # The gradients of embeddings are sparse.
                 d_outputs = [tf.convert_to_tensor(d) for d in d_outputs]
-                gradients = self._backward(
-                    frozen, carries, d_outputs[:width], d_outputs[width:]
+                return self._backward(
+                    inputs, rows, d_outputs[:width], d_outputs[width:]
                 )
-                # The variables of frozen layers get no gradients.
-                if variables:
-                    return gradients, [None] * len(variables)
-                return gradients
 
-            return (*carry, *columns), gradient
+            return [*changed, *columns], gradient
 
-        outputs = loop(*self._carry, *self._frozen)
-        carry = tf.nest.pack_sequence_as(self._structure, outputs[:width])
-        return carry, list(outputs[width:])
+        inputs = step.inputs(carry, frozen)
+        results = loop(*inputs)
+        for i, tensor in zip(step.changed, results):
+            inputs[i] = tensor
+        return step.pack(inputs)[0], results[width:]
 
-    def _forward(self, carry, frozen):
-        """Returns the last carry, the carries before each step, the columns."""
-        # TensorFlow's memory optimiser breaks large sums in a loop that it sees
-        # inlined ("tmp_var ... already exists").
-        flat_step = keras_internals.out_of_line(self._flat_step)
-        width = len(self._carry)
+    def _forward(self, inputs):
+        """Returns the last carry, the carries before each step, the columns.
 
-        def body(i, carry, carries, columns):
-            carries = [
-                _set_row(stacked, i, tensor)
-                for stacked, tensor in zip(carries, carry)
-            ]
-            outputs = flat_step(self._start + i, carry, frozen)
+        The carries have only what the steps change.
+        """
+        step = self._step
+
+        def body(i, carry, rows, columns):
+            rows = [_set_row(stacked, i, t) for stacked, t in zip(rows, carry)]
+            now = _replaced(inputs, step.changed, carry)
+            outputs, _ = step.forward(self._start + i, now)
+            carry, scalars = step.pack(outputs)
+            carry = tf.nest.flatten(carry)
             columns = [
                 _set_row(column, i, scalar)
-                for column, scalar in zip(columns, outputs[width:])
+                for column, scalar in zip(columns, scalars)
             ]
-            return i + 1, outputs[:width], carries, columns
+            return i + 1, [carry[i] for i in step.changed], rows, columns
 
-        carry = list(carry)
-        _, carry, carries, columns = self._loop(
+        carry = [inputs[i] for i in step.changed]
+        _, carry, rows, columns = self._loop(
             body,
             carry,
-            [_stacked_zeros(self._count, t) for t in carry],
-            [tf.zeros([self._count], dtype) for dtype in self._scalar_dtypes],
+            [_stacked_zeros(self._count, tensor) for tensor in carry],
+            [tf.zeros([self._count], dtype) for dtype in step.scalar_dtypes],
         )
-        return carry, carries, columns
+        return carry, rows, columns
 
-    def _backward(self, frozen, carries, d_carry, d_columns):
-        """Returns the gradients for the first carry and for `frozen`."""
-        step_gradients = keras_internals.out_of_line(self._step_gradients)
-        floating = [t.dtype.is_floating for t in self._carry]
+    def _backward(self, inputs, rows, d_changed, d_columns):
+        """Returns the gradient or `None` for each of `inputs`."""
+        # TensorFlow may derive a loop that no tape has watched.
+        step = self._step.derived(inputs)
+        d_changed = dict(zip(step.changed, d_changed))
+        # The rest of the sources are the same in all steps.
+        carried = [i for i in step.sources if i in d_changed]
+        fixed = [i for i in step.sources if i not in d_changed]
 
-        def body(i, d_carry, d_frozen):
+        def body(i, d_carried, d_fixed):
             # From the last step to the first.
             row = self._count - 1 - i
-            d_carry, d_step = step_gradients(
-                self._start + row,
-                [stacked[row] for stacked in carries],
-                frozen,
-                [*d_carry, *(d_column[row] for d_column in d_columns)],
+            carry = [stacked[row] for stacked in rows]
+            now = _replaced(inputs, step.changed, carry)
+            _, saved = step.forward(self._start + row, now)
+            d_outputs = dict(zip(carried, d_carried))
+            for k, d_column in enumerate(d_columns):
+                d_outputs[step.width + k] = d_column[row]
+            gradients = step.backward(
+                saved, [d_outputs[k] for k in step.targets]
             )
-            return i + 1, d_carry, [a + b for a, b in zip(d_frozen, d_step)]
+            gradients = dict(zip(step.sources, gradients))
+            return (
+                i + 1,
+                [dense(gradients[i], inputs[i]) for i in carried],
+                [
+                    total if gradients[i] is None else total + gradients[i]
+                    for i, total in zip(fixed, d_fixed)
+                ],
+            )
 
-        _, d_carry, d_frozen = self._loop(
+        _, d_carried, d_fixed = self._loop(
             body,
-            [d for d, is_float in zip(d_carry, floating) if is_float],
-            [tf.zeros_like(t) for t in frozen],
+            [d_changed[i] for i in carried],
+            [tf.zeros_like(inputs[i]) for i in fixed],
         )
-        float_gradients = iter(d_carry)
-        return (
-            *(
-                next(float_gradients) if is_float else None
-                for is_float in floating
-            ),
-            *d_frozen,
-        )
-
-    def _flat_step(self, number, flat_carry, frozen):
-        carry = tf.nest.pack_sequence_as(self._structure, flat_carry)
-        carry, scalars = self._step(number, carry, frozen)
-        flat = [tf.convert_to_tensor(t) for t in tf.nest.flatten(carry)]
-        return [*flat, *scalars]
-
-    def _step_gradients(self, number, flat_carry, frozen, d_outputs):
-        # Copies, because a tensor that is passed twice would get the sum of
-        # both gradients each time.
-        flat_carry = [tf.identity(t) for t in flat_carry]
-        frozen = [tf.identity(t) for t in frozen]
-        float_carry = [t for t in flat_carry if t.dtype.is_floating]
-        sources = float_carry + frozen
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            outputs = self._flat_step(number, flat_carry, frozen)
-        gradients = dense_gradients(
-            tape,
-            [output for output in outputs if output.dtype.is_floating],
-            sources,
-            output_gradients=d_outputs,
-        )
-        return gradients[: len(float_carry)], gradients[len(float_carry) :]
+        gradients = dict(zip([*carried, *fixed], [*d_carried, *d_fixed]))
+        return [gradients.get(i) for i in range(len(inputs))]
 
     def _loop(self, body, *variables):
         return tf.while_loop(
@@ -158,6 +134,14 @@ class RematerializedLoop:
             parallel_iterations=1,
             maximum_iterations=self._count,
         )
+
+
+def _replaced(tensors, positions, values):
+    """Returns a list of `tensors`, with others at some positions."""
+    tensors = list(tensors)
+    for i, value in zip(positions, values):
+        tensors[i] = value
+    return tensors
 
 
 def _stacked_zeros(count, row):

@@ -4,12 +4,12 @@ import tensorflow as tf
 
 from keras_maml import adaptation
 from keras_maml.engine import functional
+from keras_maml.engine import inner_forms
 from keras_maml.engine import learner_checks
 from keras_maml.engine import normalization as normalization_lib
 from keras_maml.engine import prototypes
 from keras_maml.engine import seeds
 from keras_maml.engine.adapted_task import AdaptedTask
-from keras_maml.engine.inner_loop import UNROLLED_STEPS
 from keras_maml.engine.inner_loop import inner_loop
 from keras_maml.engine.support_loss import SupportLoss
 
@@ -86,6 +86,7 @@ class TaskLearner:
         *,
         second_order=True,
         rematerialize=False,
+        trace_once=False,
         derive_data=False,
         watch=None,
     ):
@@ -99,6 +100,9 @@ class TaskLearner:
             second_order: bool, as in `inner_loop`.
             rematerialize: bool. Whether the backward pass computes each inner
                 step again.
+            trace_once: bool. Whether steps may be traced once, if there would
+                be many operations. Then a graph of one derivative is fast to
+                make, and one of several is not.
             derive_data: bool. Whether the support data need gradients, and
                 not only θ.
             watch: optional function `(adapted)` that returns a scalar. It gets
@@ -119,7 +123,15 @@ class TaskLearner:
             state = seeds.fork(self.learner, state, seeds.QUERY_WHILE_ADAPTING)
             return watch(loss.task_at(number, moving, state, frozen))
 
-        unroll = not rematerialize and self.steps <= UNROLLED_STEPS
+        form = inner_forms.inner_form(
+            self.learner,
+            len(self.positions),
+            self.steps,
+            rematerialize,
+            trace_once,
+        )
+        if form != "unrolled":
+            state = {**self._fixed, **state}
         adapted = inner_loop(
             loss,
             loss.moving,
@@ -129,16 +141,21 @@ class TaskLearner:
             parameters=theta.parameters,
             steps=self.steps,
             second_order=second_order,
-            unrolled_steps=self.steps if unroll else 1,
+            form=form,
             watch=watch and watch_step,
             loss_scale=self._loss_scale,
         )
+        state = {
+            i: value
+            for i, value in adapted.state.items()
+            if value is not self._fixed.get(i)
+        }
         task_at_end = loss.task_at(
-            self.steps, adapted.weights, adapted.state, loss.frozen
+            self.steps, adapted.weights, state, loss.frozen
         )
         return task_at_end._replace(
             support_loss=lambda weights: loss.on_whole_support_set(
-                weights, adapted.state
+                weights, state
             ),
             losses=adapted.losses,
             watched=adapted.watched,

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_maml import devices
 from keras_maml import tensorflow_internals
 from keras_maml.engine import task_memory
+from keras_maml.engine.packing import Packing
 from keras_maml.engine.processors import available_processors
 from keras_maml.exact import task_axis
 
@@ -296,6 +297,8 @@ def _while_loop(fn, tasks, parallelism, limit=None):
     if limit is None:
         limit = count
 
+    packing = Packing(tf.nest.flatten(total_spec))
+
     def body(i, arrays, total):
         task = tf.nest.pack_sequence_as(tasks, [t[i] for t in flat_tasks])
         each, summed = fn(task)
@@ -303,7 +306,8 @@ def _while_loop(fn, tasks, parallelism, limit=None):
             array.write(i, value)
             for array, value in zip(arrays, tf.nest.flatten(each))
         ]
-        total = [a + b for a, b in zip(total, tf.nest.flatten(summed))]
+        parts = packing.pack(tf.nest.flatten(summed))
+        total = [a + b for a, b in zip(total, parts)]
         return i + 1, arrays, total
 
     _, arrays, total = tf.while_loop(
@@ -320,7 +324,7 @@ def _while_loop(fn, tasks, parallelism, limit=None):
                 )
                 for s in tf.nest.flatten(each_spec)
             ],
-            [tf.zeros(s.shape, s.dtype) for s in tf.nest.flatten(total_spec)],
+            packing.zeros(),
         ),
         parallel_iterations=parallelism,
         maximum_iterations=static_count,
@@ -331,7 +335,7 @@ def _while_loop(fn, tasks, parallelism, limit=None):
     ]
     return (
         tf.nest.pack_sequence_as(each_spec, stacked),
-        tf.nest.pack_sequence_as(total_spec, total),
+        tf.nest.pack_sequence_as(total_spec, packing.unpack(total)),
     )
 
 

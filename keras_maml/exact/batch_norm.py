@@ -6,10 +6,14 @@ normalisation and its first derivative, but no exact second derivative. This
 module uses the kernels, and computes the second derivative by its formula.
 """
 
+import math
+
 import tensorflow as tf
 
 from keras_maml import devices
 from keras_maml.exact import task_axis
+from keras_maml.exact.constants import constant
+from keras_maml.exact.constants import filled
 from keras_maml.exact.gradients import custom_gradient
 
 
@@ -44,15 +48,13 @@ def batch_normalization(x, gamma, beta, epsilon):
         gamma = tf.ones([channels], x.dtype)
     if beta is None:
         beta = tf.zeros([channels], x.dtype)
+    if x.shape.rank in (2, 4):
+        return _normalize(x, gamma, beta, epsilon)
+    # The code below takes only ranks 2 and 4.
     shape = tf.shape(x)
-    static_shape = x.shape
-    if static_shape.rank not in (2, 4):
-        # The code below takes only ranks 2 and 4.
-        x = tf.reshape(x, [-1, 1, shape[-2], channels])
-    y, mean, variance = _normalize(x, gamma, beta, epsilon)
-    if static_shape.rank not in (2, 4):
-        y = tf.ensure_shape(tf.reshape(y, shape), static_shape)
-    return y, mean, variance
+    image = tf.reshape(x, [-1, 1, shape[-2], channels])
+    y, mean, variance = _normalize(image, gamma, beta, epsilon)
+    return tf.ensure_shape(tf.reshape(y, shape), x.shape), mean, variance
 
 
 def _normalize(x, gamma, beta, epsilon):
@@ -64,39 +66,43 @@ def _normalize(x, gamma, beta, epsilon):
             gradients = backward(x, gamma, dy, mean, variance, *saved)
             return *gradients, *_no_gradients(y, mean, variance, *saved)
 
-        return tf.identity(y), gradient
+        return y, gradient
 
-    @custom_gradient
-    def backward(x, gamma, dy, mean, variance, *saved):
-        def gradient(u, a, b):
-            statistics = (mean, variance, *saved)
-            count = _count(x)
-            r = tf.math.rsqrt(variance + epsilon)
-            # Called again, so that a third derivative goes through it. A
-            # graph merges both calls.
-            _, dy_x, dy_sum = backward(x, gamma, dy, *statistics)
-            projected, u_x, u_sum = backward(x, gamma, u, *statistics)
-            p, q = u_x / count, dy_x / count
-            m_u, m_dy = u_sum / count, dy_sum / count
-            m_uy = channel_sum(u * dy) / count
-            covariance = m_uy - m_u * m_dy - p * q
-            g = gamma * r * r
-            factor_u = -g * q
-            factor_dy = a * r - g * p
-            factor_x = r * (2.0 * g * p * q - g * covariance - a * r * q)
-            constant = -factor_u * m_u - factor_dy * m_dy
-            return (
-                factor_u * u
-                + factor_dy * dy
-                + _affine(x, mean, factor_x, constant),
-                r * count * covariance,
-                projected + _affine(x, mean, a * r, b),
-                *_no_gradients(*statistics),
-            )
+    def backward(x, gamma, dy, *statistics):
+        # What this call returns, so that a second derivative computes it no
+        # second time, and a third derivative goes through it.
+        results = []
 
-        return _backward_kernel(
-            x, gamma, dy, mean, variance, saved, epsilon
-        ), gradient
+        @custom_gradient
+        def compute(x, gamma, dy, mean, variance, *saved):
+            def gradient(u, a, b):
+                _, dy_x, dy_sum = results
+                statistics = (mean, variance, *saved)
+                projected, u_x, u_sum = backward(x, gamma, u, *statistics)
+                count = _count(x)
+                r = tf.math.rsqrt(variance + constant(epsilon, x.dtype))
+                # The sum of u P(dy), with few operations, as all of this.
+                uy = channel_sum(u * dy) - (u_sum * dy_sum + u_x * dy_x) / count
+                g, a_r = gamma * r * r / count, a * r
+                factor_u, g_u = g * dy_x, g * u_x
+                factor_dy = a_r - g_u
+                factor_x = r * (dy_x / count * (g_u - factor_dy) - g * uy)
+                constant_x = (factor_u * u_sum - factor_dy * dy_sum) / count
+                return (
+                    factor_dy * dy
+                    - factor_u * u
+                    + _affine(x, mean, factor_x, constant_x),
+                    r * uy,
+                    projected + _affine(x, mean, a_r, b),
+                    *_no_gradients(*statistics),
+                )
+
+            return _backward_kernel(
+                x, gamma, dy, mean, variance, saved, epsilon
+            ), gradient
+
+        results.extend(compute(x, gamma, dy, *statistics))
+        return tuple(results)
 
     y, mean, variance, saved = _forward_kernel(x, gamma, beta, epsilon)
     mean, variance = _statistics(x, mean, variance)
@@ -113,9 +119,14 @@ def channel_sum(x):
     """
     if x.shape.rank == 2 or devices.accelerators() or task_axis.is_vectorized():
         return tf.reduce_sum(x, _axes(x))
-    flat = tf.reshape(x, [-1, x.shape[-1]])
-    ones = tf.ones([1, tf.shape(flat)[0]], x.dtype)
-    return tf.matmul(ones, flat)[0]
+    channels = x.shape[-1]
+    flat = tf.reshape(x, constant((-1, channels), tf.int32))
+    rows = flat.shape[0]
+    if rows is None:
+        ones = tf.ones([1, tf.shape(flat)[0]], x.dtype)
+    else:
+        ones = filled(1.0, (1, rows), x.dtype)
+    return tf.squeeze(tf.matmul(ones, flat), 0)
 
 
 @custom_gradient
@@ -136,7 +147,7 @@ def _affine(x, mean, scale, offset):
         scale=scale,
         offset=offset,
         mean=mean,
-        variance=tf.fill(tf.shape(scale), 1.0 - epsilon),
+        variance=filled(1.0 - epsilon, (x.shape[-1],), x.dtype),
         epsilon=epsilon,
         is_training=False,
     )
@@ -152,7 +163,7 @@ def _statistics(x, mean, variance):
         d_x = (d_mean + 2.0 * d_variance * centered) / _count(x)
         return d_x, *_no_gradients(mean, variance)
 
-    return (tf.identity(mean), tf.identity(variance)), gradient
+    return (mean, variance), gradient
 
 
 def _no_gradients(*tensors):
@@ -165,6 +176,8 @@ def _axes(x):
 
 def _count(x):
     """Returns the number of elements of a channel."""
+    if x.shape.is_fully_defined():
+        return constant(float(math.prod(x.shape[:-1])), x.dtype)
     return tf.cast(tf.size(x), x.dtype) / x.shape[-1]
 
 
@@ -179,14 +192,14 @@ def _forward_kernel(x, gamma, beta, epsilon):
         x=x,
         scale=gamma,
         offset=beta,
-        mean=tf.zeros([0]),
-        variance=tf.zeros([0]),
+        mean=constant((), x.dtype),
+        variance=constant((), x.dtype),
         epsilon=epsilon,
         is_training=True,
     )
     # The kernel returns the unbiased variance.
     count = _count(x)
-    variance = output.batch_variance * ((count - 1.0) / count)
+    variance = output.batch_variance - output.batch_variance / count
     return output.y, output.batch_mean, variance, output[3:]
 
 

@@ -33,7 +33,7 @@ def _fetched(tensor):
     here = tf.compat.v1.get_default_graph()
     # Tensors of eager execution have no graph.
     is_here = getattr(tensor, "graph", here) is here
-    return tensor if is_here else tf.identity(tensor)
+    return tensor if is_here else tensorflow_internals.fetched(tensor, here)
 
 
 def dense_gradients(tape, target, sources, output_gradients=None):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.exact.constants import constant
 from keras_maml.inner_optimizers.inner_optimizer import InnerOptimizer
 from keras_maml.inner_optimizers.learned_rate import LearnedRate
 from keras_maml.validation import check_number
@@ -144,7 +145,7 @@ class GradientRule(InnerOptimizer):
         ):
             # `tf.cast` would first round a float to float32.
             rate = (
-                tf.constant(rate, weight.dtype)
+                constant(rate, weight.dtype)
                 if isinstance(rate, float)
                 else tf.cast(rate, weight.dtype)
             )

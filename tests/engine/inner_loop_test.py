@@ -7,8 +7,9 @@ import tensorflow as tf
 
 import keras_maml
 from keras_maml.engine import functional
+from keras_maml.engine import inner_forms
 from keras_maml.engine import inner_loss
-from keras_maml.engine import task_learner
+from keras_maml.engine.inner_loop import FORMS
 from keras_maml.engine.inner_loop import inner_loop
 from keras_maml.inner_optimizers import SGD
 from tests.sample_models import class_batch
@@ -31,7 +32,6 @@ def test_state_goes_from_step_to_step():
         optimizer=SGD(0.25),
         steps=3,
         second_order=True,
-        unrolled_steps=3,
     )
     # w ← w − 0.25 · 2w halves the weights.
     np.testing.assert_allclose(adapted.weights[0], [0.125, -0.25])
@@ -59,7 +59,7 @@ def test_a_loop_is_vectorized_whose_last_state_is_used():
                 optimizer=SGD(0.1),
                 steps=3,
                 second_order=True,
-                unrolled_steps=1,
+                form="rematerialized",
             )
             result = tf.reduce_sum(adapted.weights[0]) * adapted.state
         return tape.gradient(result, weight)
@@ -73,8 +73,8 @@ def test_a_loop_is_vectorized_whose_last_state_is_used():
     )
 
 
-@pytest.mark.parametrize("unrolled_steps", [3, 1])
-def test_derivatives_do_not_go_through_the_state(unrolled_steps):
+@pytest.mark.parametrize("form", FORMS)
+def test_derivatives_do_not_go_through_the_state(form):
     # The gradient for w is the state s, and a step keeps the w it began with:
     # w₁ = w₀ − α s₀, w₂ = w₁ − α w₀, w₃ = w₂ − α w₁. With s as a constant,
     # as Keras has it for moving averages, dw₃/dw₀ = 1. Through s it would be
@@ -93,7 +93,7 @@ def test_derivatives_do_not_go_through_the_state(unrolled_steps):
                 optimizer=SGD(0.5),
                 steps=3,
                 second_order=True,
-                unrolled_steps=unrolled_steps,
+                form=form,
             ).weights
         return end, tape.gradient(end, start)
 
@@ -165,7 +165,6 @@ def test_unused_and_sparse_weights():
         optimizer=SGD(0.5),
         steps=1,
         second_order=True,
-        unrolled_steps=1,
     )
     np.testing.assert_allclose(adapted.weights[0], [[0.5], [2.0], [2.0]])
     np.testing.assert_array_equal(adapted.weights[1], unused)
@@ -337,7 +336,7 @@ def test_a_loop_equals_steps_one_by_one(policy, kwargs, monkeypatch):
     x["support_weight"][:, -1] = 0.0
     results = []
     for unrolled in (1, 3):
-        monkeypatch.setattr(task_learner, "UNROLLED_STEPS", unrolled)
+        monkeypatch.setattr(inner_forms, "_MAX_KEPT", unrolled)
         keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
         keras.config.set_dtype_policy(policy)

@@ -6,10 +6,10 @@ MUTANTS = [
     # -- Inner loop
     Mutant(
         "engine/inner_loop.py",
-        "state = tf.nest.map_structure(_constant, state)",
+        "state = _changes_as_constants(carry[2], state)",
         "state = tf.nest.map_structure(tf.identity, state)",
         "engine/inner_loop_test.py"
-        "::test_derivatives_do_not_go_through_the_state[3]",
+        "::test_derivatives_do_not_go_through_the_state[unrolled]",
     ),
     Mutant(
         "engine/inner_loop.py",
@@ -27,8 +27,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/inner_loop.py",
-        "[tf.concat(pair, 0) for pair in zip(columns, loop_columns)]",
-        "[tf.concat(pair, 0) for pair in zip(loop_columns, columns)]",
+        "pairs = zip(columns, others)",
+        "pairs = zip(others, columns)",
         "outer_loss_test.py"
         "::test_the_losses_of_a_loop_of_many_steps_are_in_order[0]",
     ),
@@ -184,8 +184,8 @@ MUTANTS = [
     # -- Statistics
     Mutant(
         "engine/normalization.py",
-        "value(average) * momentum + statistic * (1.0 - momentum)",
-        "value(average) * (1.0 - momentum) + statistic * momentum",
+        "value(average) * kept + statistic * new",
+        "value(average) * new + statistic * kept",
         "exact/batch_norm_test.py"
         "::test_the_layer_computes_what_keras_computes[kwargs0-float32]",
     ),
@@ -239,27 +239,48 @@ MUTANTS = [
     ),
     Mutant(
         "engine/rematerialized_loop.py",
-        "outputs = flat_step(self._start + i, carry, frozen)",
-        "outputs = flat_step(i, carry, frozen)",
+        "step.forward(self._start + i, now)",
+        "step.forward(i, now)",
+        "engine/traced_step_test.py::test_a_loop_may_begin_at_a_later_step",
+    ),
+    Mutant(
+        "engine/rematerialized_loop.py",
+        "step.forward(self._start + row, now)",
+        "step.forward(row, now)",
+        "engine/traced_step_test.py::test_a_loop_may_begin_at_a_later_step",
+    ),
+    Mutant(
+        "engine/rematerialized_loop.py",
+        "total if gradients[i] is None else total + gradients[i]",
+        "gradients[i]",
         "inner_optimizers/learned_rate_test.py::test_gradient_of_rates[LSLR-7]",
     ),
     Mutant(
         "engine/rematerialized_loop.py",
-        "self._start + row,\n",
-        "row,\n",
-        "inner_optimizers/learned_rate_test.py::test_gradient_of_rates[LSLR-7]",
-    ),
-    Mutant(
-        "engine/rematerialized_loop.py",
-        "[a + b for a, b in zip(d_frozen, d_step)]",
-        "d_step",
-        "inner_optimizers/learned_rate_test.py::test_gradient_of_rates[LSLR-7]",
-    ),
-    Mutant(
-        "engine/rematerialized_loop.py",
-        "*(d_column[row] for d_column in d_columns)",
-        "*(0 * d_column[row] for d_column in d_columns)",
+        "d_outputs[step.width + k] = d_column[row]",
+        "d_outputs[step.width + k] = 0 * d_column[row]",
         "outer_loss_test.py::test_gradient[7-False]",
+    ),
+    # -- Steps that are traced once
+    Mutant(
+        "engine/traced_step.py",
+        "number = tf.compat.v1.placeholder_with_default(number, [])",
+        "number = tf.constant(0)",
+        "engine/traced_step_test.py::test_it_equals_steps_one_by_one"
+        "[traced_once]",
+    ),
+    Mutant(
+        "engine/traced_step.py",
+        "if after is not before",
+        "if True",
+        "engine/traced_step_test.py::test_it_equals_steps_one_by_one"
+        "[traced_once]",
+    ),
+    Mutant(
+        "engine/packing.py",
+        "for i, part in zip(group, parts):",
+        "for i, part in zip(group, parts[::-1]):",
+        "engine/packing_test.py::test_small_tensors_of_a_dtype_become_one",
     ),
     # -- Prototypes
     Mutant(

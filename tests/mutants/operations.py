@@ -12,26 +12,26 @@ MUTANTS = [
     # -- Batch normalisation
     Mutant(
         "exact/batch_norm.py",
-        "covariance = m_uy - m_u * m_dy - p * q",
-        "covariance = m_uy - m_u * m_dy",
+        "uy = channel_sum(u * dy) - (u_sum * dy_sum + u_x * dy_x) / count",
+        "uy = channel_sum(u * dy) - u_sum * dy_sum / count",
         _VECTORS,
     ),
     Mutant(
         "exact/batch_norm.py",
-        "factor_dy = a * r - g * p",
-        "factor_dy = a * r + g * p",
+        "factor_dy = a_r - g_u",
+        "factor_dy = a_r + g_u",
         _VECTORS,
     ),
     Mutant(
         "exact/batch_norm.py",
-        "factor_x = r * (2.0 * g * p * q - g * covariance - a * r * q)",
-        "factor_x = r * (g * p * q - g * covariance - a * r * q)",
+        "factor_x = r * (dy_x / count * (g_u - factor_dy) - g * uy)",
+        "factor_x = r * (dy_x / count * factor_dy - g * uy)",
         _VECTORS,
     ),
     Mutant(
         "exact/batch_norm.py",
-        "projected + _affine(x, mean, a * r, b),",
-        "projected + _affine(x, mean, a * r, a),",
+        "projected + _affine(x, mean, a_r, b),",
+        "projected + _affine(x, mean, a_r, a),",
         _VECTORS,
     ),
     Mutant(
@@ -48,21 +48,28 @@ MUTANTS = [
     ),
     Mutant(
         "exact/batch_norm.py",
-        "variance = output.batch_variance * ((count - 1.0) / count)",
+        "variance = output.batch_variance - output.batch_variance / count",
         "variance = output.batch_variance",
         _IMAGES,
     ),
     Mutant(
         "exact/batch_norm.py",
-        "variance=tf.fill(tf.shape(scale), 1.0 - epsilon),",
+        "variance=filled(1.0 - epsilon, (x.shape[-1],), x.dtype),",
         "variance=tf.ones_like(scale),",
         _IMAGES,
+    ),
+    # -- Constants
+    Mutant(
+        "exact/constants.py",
+        "with tf.control_dependencies(None):",
+        "if True:",
+        "exact/constants_test.py::test_a_graph_has_each_constant_once",
     ),
     # -- Convolution
     Mutant(
         "exact/convolution.py",
-        "return forward(d_x, kernel), kernel_gradient(d_x, d_y)",
-        "return forward(d_x, kernel), kernel_gradient(x, d_y)",
+        "kernel_gradient(d_x, d_y, patches(d_x))",
+        "kernel_gradient(d_x, d_x, patches(d_x))",
         f"{_CONVOLUTION}[image6-window6-1-VALID]",
     ),
     Mutant(

@@ -25,8 +25,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/task_map.py",
-        "total = [a + b for a, b in zip(total, tf.nest.flatten(summed))]",
-        "total = tf.nest.flatten(summed)",
+        "total = [a + b for a, b in zip(total, parts)]",
+        "total = parts",
         "engine/task_map_test.py::test_a_replica_may_have_no_task",
     ),
     Mutant(
