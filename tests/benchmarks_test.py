@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,21 @@ def test_a_run_prints_its_line():
     assert line["peak_rss_mb"] > line["start_rss_mb"] > 0
     # What every other library computes on the same weights and data.
     assert line["first_loss"] == pytest.approx(4.17916, abs=2e-5)
+
+
+def test_a_first_step_is_a_row():
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.first_step"),
+            *("--models=mlp", "--inner_steps=1", "--later_steps=1"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+    )
+    row = result.stdout.splitlines()[-1]
+    assert re.fullmatch(r"\| mlp \| 1 \| ([\d.]+ s \| ){3}\d+ ms \|", row)
 
 
 def test_the_table_has_the_ratio_to_the_fastest_peer(tmp_path):
