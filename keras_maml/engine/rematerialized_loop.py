@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from keras_maml import tensorflow_internals
+from keras_maml.engine.packing import Packing
 from keras_maml.exact.gradients import dense
 
 
@@ -60,15 +61,18 @@ class RematerializedLoop:
         return step.pack(inputs)[0], results[width:]
 
     def _forward(self, inputs):
-        """Returns the last carry, the carries before each step, the columns.
+        """Takes the steps.
 
-        The carries have only what the steps change.
+        Returns:
+            What the steps change, after the last of them, the same before each
+            of them, packed and stacked, and the columns.
         """
         step = self._step
+        packing = Packing([inputs[i] for i in step.changed])
 
         def body(i, carry, rows, columns):
             rows = [_set_row(stacked, i, t) for stacked, t in zip(rows, carry)]
-            now = _replaced(inputs, step.changed, carry)
+            now = _replaced(inputs, step.changed, packing.unpack(carry))
             outputs, _ = step.forward(self._start + i, now)
             carry, scalars = step.pack(outputs)
             carry = tf.nest.flatten(carry)
@@ -76,16 +80,17 @@ class RematerializedLoop:
                 _set_row(column, i, scalar)
                 for column, scalar in zip(columns, scalars)
             ]
-            return i + 1, [carry[i] for i in step.changed], rows, columns
+            carry = packing.pack([carry[i] for i in step.changed])
+            return i + 1, carry, rows, columns
 
-        carry = [inputs[i] for i in step.changed]
+        carry = packing.pack([inputs[i] for i in step.changed])
         _, carry, rows, columns = self._loop(
             body,
             carry,
             [_stacked_zeros(self._count, tensor) for tensor in carry],
             [tf.zeros([self._count], dtype) for dtype in step.scalar_dtypes],
         )
-        return carry, rows, columns
+        return packing.unpack(carry), rows, columns
 
     def _backward(self, inputs, rows, d_changed, d_columns):
         """Returns the gradient or `None` for each of `inputs`."""
@@ -95,14 +100,16 @@ class RematerializedLoop:
         # The rest of the sources are the same in all steps.
         carried = [i for i in step.sources if i in d_changed]
         fixed = [i for i in step.sources if i not in d_changed]
+        packing = Packing([inputs[i] for i in step.changed])
+        d_packing = Packing([inputs[i] for i in carried])
 
         def body(i, d_carried, d_fixed):
             # From the last step to the first.
             row = self._count - 1 - i
-            carry = [stacked[row] for stacked in rows]
+            carry = packing.unpack([stacked[row] for stacked in rows])
             now = _replaced(inputs, step.changed, carry)
             _, saved = step.forward(self._start + row, now)
-            d_outputs = dict(zip(carried, d_carried))
+            d_outputs = dict(zip(carried, d_packing.unpack(d_carried)))
             for k, d_column in enumerate(d_columns):
                 d_outputs[step.width + k] = d_column[row]
             gradients = step.backward(
@@ -111,7 +118,9 @@ class RematerializedLoop:
             gradients = dict(zip(step.sources, gradients))
             return (
                 i + 1,
-                [dense(gradients[i], inputs[i]) for i in carried],
+                d_packing.pack(
+                    [dense(gradients[i], inputs[i]) for i in carried]
+                ),
                 [
                     total if gradients[i] is None else total + gradients[i]
                     for i, total in zip(fixed, d_fixed)
@@ -120,9 +129,10 @@ class RematerializedLoop:
 
         _, d_carried, d_fixed = self._loop(
             body,
-            [d_changed[i] for i in carried],
+            d_packing.pack([d_changed[i] for i in carried]),
             [tf.zeros_like(inputs[i]) for i in fixed],
         )
+        d_carried = d_packing.unpack(d_carried)
         gradients = dict(zip([*carried, *fixed], [*d_carried, *d_fixed]))
         return [gradients.get(i) for i in range(len(inputs))]
 
