@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_maml import keras_internals
 from keras_maml import tensorflow_internals
 from keras_maml.engine.packing import Packing
 from keras_maml.exact.gradients import dense
@@ -70,10 +71,14 @@ class RematerializedLoop:
         step = self._step
         packing = Packing([inputs[i] for i in step.changed])
 
+        @keras_internals.out_of_line
+        def take(number, inputs):
+            return step.forward(number, inputs)[0]
+
         def body(i, carry, rows, columns):
             rows = [_set_row(stacked, i, t) for stacked, t in zip(rows, carry)]
             now = _replaced(inputs, step.changed, packing.unpack(carry))
-            outputs, _ = step.forward(self._start + i, now)
+            outputs = take(self._start + i, now)
             carry, scalars = step.pack(outputs)
             carry = tf.nest.flatten(carry)
             columns = [
@@ -103,17 +108,21 @@ class RematerializedLoop:
         packing = Packing([inputs[i] for i in step.changed])
         d_packing = Packing([inputs[i] for i in carried])
 
+        @keras_internals.out_of_line
+        def derive(number, inputs, d_targets):
+            _, saved = step.forward(number, inputs)
+            return step.backward(saved, d_targets)
+
         def body(i, d_carried, d_fixed):
             # From the last step to the first.
             row = self._count - 1 - i
             carry = packing.unpack([stacked[row] for stacked in rows])
             now = _replaced(inputs, step.changed, carry)
-            _, saved = step.forward(self._start + row, now)
             d_outputs = dict(zip(carried, d_packing.unpack(d_carried)))
             for k, d_column in enumerate(d_columns):
                 d_outputs[step.width + k] = d_column[row]
-            gradients = step.backward(
-                saved, [d_outputs[k] for k in step.targets]
+            gradients = derive(
+                self._start + row, now, [d_outputs[k] for k in step.targets]
             )
             gradients = dict(zip(step.sources, gradients))
             return (

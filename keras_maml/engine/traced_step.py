@@ -51,12 +51,16 @@ class TracedStep:
                 [inputs[i] for i in self.sources]
             )
         self._is_derived = is_derived
-        self._forward = keras_internals.out_of_line(
-            self._trace
+        self._forward = tf.function(
+            self._trace, autograph=False
         ).get_concrete_function(
             tf.TensorSpec([], tf.int32),
             [tf.TensorSpec(t.shape, t.dtype) for t in inputs],
         )
+        self._call_forward = keras_internals.out_of_line(
+            lambda number, inputs: self._forward(number, inputs)
+        )
+        self._call_backward = keras_internals.out_of_line(self.backward)
 
     def __call__(self, number, carry, frozen):
         """Takes a step, which has exact derivatives of any order."""
@@ -64,7 +68,8 @@ class TracedStep:
         # For each constant, TensorFlow would make, and optimise, a function of
         # its own.
         number = tf.compat.v1.placeholder_with_default(number, [])
-        outputs, saved = self.forward(number, inputs)
+        computed, saved = self._call_forward(number, inputs)
+        outputs = self._outputs(computed, inputs)
         if self._is_derived:
             results = self._with_gradient(
                 [outputs[i] for i in self.targets],
@@ -93,17 +98,14 @@ class TracedStep:
         return carry, outputs[self.width :]
 
     def forward(self, number, inputs):
-        """Takes a step.
+        """Takes a step, as a call that TensorFlow inlines.
 
         Returns:
             A tuple `(outputs, saved)`: the list of outputs, and what `backward`
             needs. What the step does not change is the input itself.
         """
         computed, saved = self._forward(number, inputs)
-        outputs = [*inputs[: self.width], *computed[len(self.changed) :]]
-        for i, tensor in zip(self.changed, computed):
-            outputs[i] = tensor
-        return outputs, saved
+        return self._outputs(computed, inputs), saved
 
     def backward(self, saved, d_targets):
         """Returns a gradient or `None` for each of `sources`."""
@@ -116,6 +118,13 @@ class TracedStep:
             next(gradients) if is_connected else None
             for is_connected in self._connected
         ]
+
+    def _outputs(self, computed, inputs):
+        """Returns the outputs, of which a trace has only what changes."""
+        outputs = [*inputs[: self.width], *computed[len(self.changed) :]]
+        for i, tensor in zip(self.changed, computed):
+            outputs[i] = tensor
+        return outputs
 
     def _trace(self, number, inputs):
         sources = [inputs[i] for i in self.sources]
@@ -153,8 +162,8 @@ class TracedStep:
             self._connected = [gradient is not None for gradient in gradients]
             return [tf.convert_to_tensor(g) for g in gradients if g is not None]
 
-        self._backward = keras_internals.out_of_line(
-            backward
+        self._backward = tf.function(
+            backward, autograph=False
         ).get_concrete_function(
             [tf.TensorSpec(t.shape, t.dtype) for t in targets]
         )
@@ -171,7 +180,7 @@ class TracedStep:
         @tensorflow_internals.custom_gradient
         def results(*tensors):
             def gradient(*d_targets):
-                gradients = self.backward(tensors[last:], d_targets)
+                gradients = self._call_backward(tensors[last:], d_targets)
                 return [None] * first + gradients + [None] * len(saved)
 
             return list(tensors[:first]), gradient

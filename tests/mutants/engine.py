@@ -239,14 +239,14 @@ MUTANTS = [
     ),
     Mutant(
         "engine/rematerialized_loop.py",
-        "step.forward(self._start + i, now)",
-        "step.forward(i, now)",
+        "take(self._start + i, now)",
+        "take(i, now)",
         "engine/traced_step_test.py::test_a_loop_may_begin_at_a_later_step",
     ),
     Mutant(
         "engine/rematerialized_loop.py",
-        "step.forward(self._start + row, now)",
-        "step.forward(row, now)",
+        "self._start + row, now, [d_outputs[k] for k in step.targets]",
+        "row, now, [d_outputs[k] for k in step.targets]",
         "engine/traced_step_test.py::test_a_loop_may_begin_at_a_later_step",
     ),
     Mutant(
