@@ -116,10 +116,9 @@ class SecondOrder(MetaGradient):
             step again from the weights before the step, instead of keeping
             the results of the step. The gradient is the same. Memory stays
             near the memory of one step, but each step is computed twice. With
-            `False`, only loops of more than five inner steps do this, for all
-            steps but the first. Random numbers must come from seeds, as in
-            Keras's layers. Has no effect in eager execution. Defaults to
-            `False`.
+            `False`, only loops of more than five inner steps do this. Random
+            numbers must come from seeds, as in Keras's layers. Has no effect
+            in eager execution. Defaults to `False`.
 
     Example:
 
