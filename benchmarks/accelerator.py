@@ -213,14 +213,15 @@ def make_step(workload, form, jit_compile):
 
     import keras_maml
     from benchmarks import workloads
+    from keras_maml import devices
 
     meta_model = keras_maml.MetaModel(
         workloads.make_learner(workload),
         inner_optimizer=workload.inner_rate,
         inner_steps=workload.inner_steps,
         task_map=form,
-        # One chunk.
-        task_parallelism=1,
+        # One chunk: on a CPU, this is the number of chunks at a time.
+        task_parallelism=workload.tasks if devices.accelerators() else 1,
     )
     meta_model.compile(
         "adam",

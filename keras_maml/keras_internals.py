@@ -24,6 +24,7 @@ REPLACED_FUNCTIONS = {
     "conv_transpose": tf.nn,
     "depthwise_conv2d": tf.nn,
     "separable_conv2d": tf.nn,
+    "pool": tf.nn,
     "concat": tf,
     "resize": tf.image,
     "stateless_uniform": tf.random,

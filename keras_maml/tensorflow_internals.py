@@ -24,6 +24,8 @@ from tensorflow.python.ops import handle_data_util
 # XLA compiles these only for indices that are constants; what TensorFlow makes
 # of a vectorized `tf.cond` has others.
 _XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
+# For XLA, shapes are constants.
+_CONSTANTS = {"Const", "Rank", "Shape", "ShapeN", "Size"}
 
 # For the names of gradients.
 _numbers = itertools.count()
@@ -107,15 +109,40 @@ def operations_without_xla(function):
     """
     graph = function.graph.as_graph_def()
     node_lists = [graph.node, *(f.node_def for f in graph.library.function)]
-    op_types = {node.op for nodes in node_lists for node in nodes}
     called_functions = {f.signature.name for f in graph.library.function}
     # A placeholder is an argument of the function.
-    op_types -= {"Placeholder", *called_functions}
-    return sorted(
-        op
-        for op in op_types
-        if op in _XLA_NEEDS_CONSTANTS or not _has_xla_kernel(op)
-    )
+    known = {"Placeholder", *called_functions}
+    found = set()
+    for nodes in node_lists:
+        by_name = {node.name: node for node in nodes}
+        for node in nodes:
+            if node.op in known or node.op in found:
+                continue
+            if node.op not in _XLA_NEEDS_CONSTANTS:
+                has_kernel = _has_xla_kernel(node.op)
+            else:
+                has_kernel = _has_constant_indices(node, by_name)
+            if not has_kernel:
+                found.add(node.op)
+    return sorted(found)
+
+
+def _has_constant_indices(node, by_name):
+    """Returns whether the first inputs of a node are constants."""
+    is_stitch = node.op == "DynamicStitch"
+    pending = list(node.input[: node.attr["N"].i] if is_stitch else node.input)
+    seen = set()
+    while pending:
+        name = pending.pop().partition(":")[0]
+        if name.startswith("^") or name in seen:
+            continue
+        seen.add(name)
+        # What is not there is an argument of the function.
+        if name not in by_name or by_name[name].op == "Placeholder":
+            return False
+        if by_name[name].op not in _CONSTANTS:
+            pending += by_name[name].input
+    return True
 
 
 @functools.cache

@@ -146,7 +146,8 @@ def test_auto_takes_chunks_that_fit_the_memory(
     )
     meta_model = make("fomaml", task_parallelism=task_parallelism)
     compile(meta_model)
-    shapes = chunk_shapes(monkeypatch, meta_model, *meta_batch())
+    with pytest.warns(UserWarning, match="a loop of small kernels"):
+        shapes = chunk_shapes(monkeypatch, meta_model, *meta_batch())
     assert shapes == [("vectorized", shape)]
 
 

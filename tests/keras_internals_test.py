@@ -225,6 +225,7 @@ LAYERS = {
     "max_pool": lambda: keras.layers.MaxPooling2D(2),
     "conv_transpose": lambda: keras.layers.Conv2DTranspose(1, 1),
     "depthwise_conv2d": lambda: keras.layers.DepthwiseConv2D(1),
+    "pool": lambda: keras.layers.AdaptiveMaxPooling2D(3),
     "separable_conv2d": lambda: keras.layers.SeparableConv2D(1, 1),
     "resize": lambda: keras.layers.Resizing(2, 2),
     "concat": lambda: keras.layers.Lambda(

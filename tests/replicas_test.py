@@ -14,6 +14,7 @@ import keras_maml
 from keras_maml.engine.bad_tasks import BadTask
 from tests import bad_tasks_on_replicas
 from tests import replicated_training
+from tests import weightless_on_replicas
 from tests.replicated_training import ALGORITHMS
 from tests.replicated_training import WEIGHTS
 from tests.replicated_training import trained
@@ -74,6 +75,20 @@ def test_sample_weight_counts_in_reptile():
     )
     start = small_mlp().get_weights()
     assert_same(weights(weights=0 * WEIGHTS), start, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_replica_without_weight_does_not_dilute_moving_averages():
+    alone, replicated, nothing = run(weightless_on_replicas)
+    start = [
+        variable.value
+        for variable in small_mlp(batch_norm=True).non_trainable_variables
+        if variable.dtype == "float32"
+    ]
+    for a, b, c, d in zip(alone, replicated, nothing, start, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-6)
+        np.testing.assert_array_equal(c, d)
+    assert any(a != c for a, c in zip(alone, nothing))
 
 
 def test_a_bad_task_of_one_replica_stops_all_and_ends_nothing():

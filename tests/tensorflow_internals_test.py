@@ -85,6 +85,21 @@ def test_operations_without_a_kernel_of_xla():
     assert found(function(lambda x: nested(x) * 2.0)) == ["BesselJ0"]
     assert found(function(lambda x: tf.nn.relu(x @ x))) == []
 
+    def stitched(x):
+        rows = tf.cast(x[0], tf.int32)
+        return tf.dynamic_stitch([rows], [x])
+
+    # XLA knows indices that are constants, or made from shapes.
+    assert found(function(stitched)) == ["DynamicStitch"]
+    assert (
+        found(
+            function(
+                lambda x: tf.dynamic_stitch([tf.range(tf.shape(x)[0])], [x])
+            )
+        )
+        == []
+    )
+
 
 def test_only_changes_wait_for_a_check():
     """Without the edges, a step would change θ before it fails."""

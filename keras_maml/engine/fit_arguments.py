@@ -68,8 +68,7 @@ def checked(method, args, kwargs):
 
 
 def _check_steps_per_execution(model):
-    # Before Keras reads data: workers would then wait for one another. Methods
-    # other than `fit` and `evaluate` take no loop of steps.
+    # Before Keras reads data: workers would then wait for one another.
     replicas = model.distribute_strategy.num_replicas_in_sync
     if replicas > 1 and model.steps_per_execution > 1:
         raise ValueError(

@@ -11,7 +11,6 @@ from keras_maml.engine import bad_tasks
 from keras_maml.engine import functional
 from keras_maml.engine import inner_forms
 from keras_maml.engine import learner_state
-from keras_maml.engine import weightless
 from keras_maml.engine.replicas import number_of_replicas
 from keras_maml.engine.step_forms import compiles_whole_step
 
@@ -123,7 +122,9 @@ class MetaStep:
                     healthy, lambda: (each, total), self._without_bad
                 )
                 healthy = tf.math.is_finite(total["count"])
-        count = total.pop("count")
+        # A NaN would stay in the metrics of a step that cannot fail.
+        all_tasks = tf.cast(tf.shape(self._tasks["number"])[0], tf.float32)
+        count = tf.where(healthy, total.pop("count"), all_tasks)
         mean = tf.nest.map_structure(
             lambda t: tf.math.divide_no_nan(t, tf.cast(count, t.dtype)), total
         )
@@ -132,13 +133,6 @@ class MetaStep:
             weights = mean["gradients"].weights
             for i in self._task_learner.context:
                 weights[i] = tf.zeros_like(weights[i])
-            # Else the statistics are of the zeros in the place of all tasks.
-            mean["state"] = learner_state.kept_unless(
-                weightless.any_counts(each.get("sample_weight")),
-                self._model.learner,
-                mean["state"],
-                self._state.statistics,
-            )
         functional.set_masks(each["y_pred"], each["masks"])
         return StepResult(
             each.get("x", self._tasks["x"]),

@@ -1,9 +1,7 @@
 """The steps that `fit`, `evaluate` and `predict` call."""
 
-import contextlib
 import functools
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -26,8 +24,10 @@ from keras_maml.engine import step_forms
 from keras_maml.engine import targets
 from keras_maml.engine import task_forms
 from keras_maml.engine import task_map
+from keras_maml.engine import weightless
 from keras_maml.engine import workers
 from keras_maml.engine.around_fit import around_fit
+from keras_maml.engine.building import build_outside_trace
 from keras_maml.engine.meta_state import MetaState
 
 
@@ -200,23 +200,20 @@ class MetaTrainer(
             return run(self.task_map)
         form = task_forms.chosen(self, tasks["number"].shape[0])
         if form != "loop":
-            # The user's loss, regulariser or activation may stand against it.
-            with contextlib.suppress(Exception):
+            try:
                 return run(form)
+            except Exception as error:
+                # The user's loss, regulariser or activation may be the reason.
+                if devices.accelerators():
+                    warnings.warn(
+                        'With `task_map="auto"`, a loop of small kernels runs '
+                        f"the tasks: {error}",
+                        stacklevel=2,
+                    )
         return run("loop")
 
     def checked_data(self, data):
         """Returns `data`, to be read after the checks that XLA would drop."""
-
-        def check(data):
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            x = contract.check_inputs(x)
-            if y is not None:
-                y, sample_weight = contract.check_targets(x, y, sample_weight)
-            self._build_for(x)
-            checks = targets.checked(self, x, y, sample_weight)
-            return run_time_checks.after(tf.nest.flatten(checks), data)
-
         if self.distribute_strategy.num_replicas_in_sync > 1:
             raise ValueError(
                 "XLA cannot compile a step of several replicas as a whole. "
@@ -224,7 +221,13 @@ class MetaTrainer(
                 "Received: jit_compile=True and "
                 f"{self.distribute_strategy.num_replicas_in_sync} replicas"
             )
-        return check(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = contract.check_inputs(x)
+        if y is not None:
+            y, sample_weight = contract.check_targets(x, y, sample_weight)
+        self._build_for(x)
+        checks = targets.checked(self, x, y, sample_weight)
+        return run_time_checks.after(tf.nest.flatten(checks), data)
 
     def _step(self, data, training):
         """Runs the tasks of a meta-batch.
@@ -248,26 +251,37 @@ class MetaTrainer(
         result = step.run()
         metrics = keras_internals.unbuilt_metrics(self)
         if metrics is not None:
-            _build(metrics, result.y, result.y_pred)
+            build_outside_trace(metrics, result.y, result.y_pred)
         fails = step_forms.steps_can_fail(self)
         check = step.stop_unless_healthy(result) if fails else None
         with tensorflow_internals.changes_after(check):
             logs = self._update_metrics(result, tasks)
+        counts = dict.fromkeys(result.mean, result.count)
+        if training:
+            counts["state"] = weightless.count(
+                result.count, result.sample_weight
+            )
         sums = (
             replicas.metric_values(self.metrics),
-            result.count,
             tf.cast(~result.healthy, tf.float32),
         )
-        mean, (values, all_tasks, bad_replicas) = replicas.mean_over_tasks(
-            result.mean, result.count, sums
+        mean, counts, (values, bad_replicas) = replicas.mean_over_tasks(
+            result.mean, counts, sums
         )
+        if training and result.sample_weight is not None:
+            mean["state"] = learner_state.kept_unless(
+                counts["state"] > 0,
+                self.learner,
+                mean["state"],
+                self.meta_state.statistics,
+            )
         if not fails:
             healthy = result.healthy
             if replicas.number_of_replicas() > 1:
                 healthy = bad_replicas == 0
             if self.bad_tasks == "skip":
                 # Else nothing is left to take the mean of.
-                healthy &= all_tasks > 0
+                healthy &= counts["loss"] > 0
             check = step.report_unless(healthy, result)
         # A metric of one replica knows nothing of the others.
         logs |= replicas.with_metric_values(
@@ -353,7 +367,7 @@ class MetaTrainer(
             )
         # The optimizer's variables include the scale of the loss.
         if not self.optimizer.built:
-            _build(self.optimizer, self.trainable_variables)
+            build_outside_trace(self.optimizer, self.trainable_variables)
 
     def _tasks(self, x):
         """Returns the inputs and the numbers of the tasks."""
@@ -369,26 +383,3 @@ class MetaTrainer(
         if not self.built:
             # `fit` reaches this point without a call of the model.
             self.build(tf.nest.map_structure(lambda t: tuple(t.shape), x))
-
-
-def _build(owner, *args):
-    """Builds metrics or an optimizer outside the trace.
-
-    If a trace makes variables, TensorFlow traces the function a second time.
-    A new thread is outside the trace. `tf.init_scope` would not be, because
-    the trace also watches variables made there.
-    """
-    if tf.distribute.has_strategy():
-        # Under a strategy, Keras builds both before the trace.
-        owner.build(*args)
-        return
-    with tf.init_scope():
-        # The new thread would not know the caller's `tf.device`.
-        device = tf.zeros([]).device
-
-    def build():
-        with tf.device(device):
-            owner.build(*args)
-
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(build).result()

@@ -33,33 +33,42 @@ def check_losses(meta_model):
             )
 
 
-def mean_over_tasks(means, count, sums=()):
+def mean_over_tasks(means, counts, sums=()):
     """Returns means over the tasks of all replicas.
 
     A replica may have fewer tasks than another, or none. All values travel
     together, because each exchange between machines has its delay.
 
     Args:
-        means: structure of floating tensors, the means over the tasks of this
-            replica.
-        count: integer scalar, the number of tasks of this replica.
+        means: dict of structures of floating tensors, the means over the tasks
+            of this replica.
+        counts: dict of float scalars, the number of tasks in each of `means`.
         sums: structure of floating tensors, of which the sum over replicas is
             wanted.
 
     Returns:
-        A tuple of two structures like `means` and `sums`. With one replica,
-        they are `means` and `sums`.
+        A tuple of structures like `means`, `counts` and `sums`, over all
+        replicas. With one replica, these are the arguments.
     """
     if number_of_replicas() == 1:
-        return means, sums
-    totals = tf.nest.map_structure(lambda t: t * tf.cast(count, t.dtype), means)
-    totals, sums, all_tasks = _sum_over_replicas(
-        (totals, sums, tf.cast(count, tf.float32))
-    )
-    means = tf.nest.map_structure(
-        lambda t: tf.math.divide_no_nan(t, tf.cast(all_tasks, t.dtype)), totals
-    )
-    return means, sums
+        return means, counts, sums
+    totals = {
+        key: tf.nest.map_structure(
+            lambda t, n=counts[key]: t * tf.cast(n, t.dtype), mean
+        )
+        for key, mean in means.items()
+    }
+    totals, counts, sums = _sum_over_replicas((totals, counts, sums))
+    means = {
+        key: tf.nest.map_structure(
+            lambda t, n=counts[key]: tf.math.divide_no_nan(
+                t, tf.cast(n, t.dtype)
+            ),
+            total,
+        )
+        for key, total in totals.items()
+    }
+    return means, counts, sums
 
 
 def metric_values(metrics):

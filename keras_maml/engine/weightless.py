@@ -29,15 +29,19 @@ def filled(x, y=None, sample_weight=None):
     return _filled_queries(x, y, tf.nest.flatten(sample_weight))
 
 
-def any_counts(sample_weight):
-    """Returns whether a meta-batch has a weight that is not 0, a bool tensor.
+def count(number, sample_weight):
+    """Returns the number of tasks whose statistics mean something.
 
     Args:
-        sample_weight: as in `filled`.
+        number: float scalar, the number of tasks.
+        sample_weight: as in `filled`. If all weights are 0, zeros stand in the
+            place of all tasks.
     """
     weights = tf.nest.flatten(sample_weight)
     counts = [tf.reduce_any(w != 0) for w in weights if w is not None]
-    return tf.reduce_any(tf.stack(counts)) if counts else tf.constant(True)
+    if not counts:
+        return number
+    return tf.where(tf.reduce_any(tf.stack(counts)), number, 0.0)
 
 
 def _filled_support(x):

@@ -147,9 +147,13 @@ def max_pool(input, ksize, strides, padding, data_format=None, name=None):
         or any(w > s for w, s in zip(window, step))
         or not no_padding
     ):
-        return _ORIGINALS["max_pool"](
-            input, ksize, strides, padding, data_format, name
-        )
+        arguments = input, ksize, strides, padding, data_format, name
+        # Of pooling that keeps the size, TensorFlow's second derivative is
+        # wrong (2.20 and 2.21, in graphs on CPUs).
+        keeps_size = padding == "SAME" and set(_pair(strides)) == {1}
+        if keeps_size or task_axis.is_vectorized():
+            return vectorized_ops.max_pool(_ORIGINALS["max_pool"], *arguments)
+        return _ORIGINALS["max_pool"](*arguments)
     settings = {
         "ksize": [1, *window, 1],
         "strides": [1, *step, 1],

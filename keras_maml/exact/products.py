@@ -1,4 +1,4 @@
-"""Convolutions as products of matrices, which can get a task axis.
+"""Convolutions as products of matrices, and others, which get a task axis.
 
 With a kernel for each task, a convolution is no operation of TensorFlow's, but
 a product of matrices is one with a batch axis. Each function equals a function
@@ -83,6 +83,30 @@ def depthwise_convolution(x, kernel, window):
     kernel = tf.reshape(kernel, [-1, channels, multiplier])
     y = tf.reduce_sum(rows * kernel, 1)
     return tf.reshape(y, [-1, *places, channels * multiplier])
+
+
+def max_pooling(x, window):
+    """Returns the maxima of the window, by channel.
+
+    Of equal numbers, the first one gets the gradient, as in TensorFlow.
+
+    Args:
+        x: tensor `(N, *spatial, C)`.
+        window: a `Window`.
+
+    Returns:
+        A tensor `(N, *places, C)`.
+    """
+    paddings = [axis.padding for axis in window.along(x.shape[1:-1])]
+    if any(map(any, paddings)):
+        paddings = [(0, 0), *paddings, (0, 0)]
+        x = tf.pad(x, paddings, constant_values=x.dtype.min)
+    count = math.prod(window.size)
+    rows = patches(x, window._replace(padding="VALID"))
+    rows = tf.reshape(rows, [-1, *rows.shape[1:-1], count, x.shape[-1]])
+    first = tf.argmax(rows, -2)[..., tf.newaxis, :]
+    is_first = tf.range(count, dtype=first.dtype)[:, tf.newaxis] == first
+    return tf.reduce_sum(tf.where(is_first, rows, tf.zeros_like(rows)), -2)
 
 
 def resized(images, height, width):

@@ -41,8 +41,8 @@ def uniform(shape, seed, minval=0, maxval=None, dtype=tf.float32):
     """
     dtype = tf.as_dtype(dtype)
     if not dtype.is_integer:
-        maxval = tf.cast(1 if maxval is None else maxval, dtype)
-        minval = tf.cast(minval, dtype)
+        maxval = _as(1 if maxval is None else maxval, dtype)
+        minval = _as(minval, dtype)
         return _fractions(shape, seed, dtype) * (maxval - minval) + minval
     if dtype.size == 8:
         words = _words(seed, 2 * math.prod(shape))
@@ -68,12 +68,21 @@ def normal(shape, seed, mean=0.0, stddev=1.0, dtype=tf.float32):
     angle = 2.0 * math.pi * pairs[:, 1]
     z = tf.stack([tf.sin(angle) * radius, tf.cos(angle) * radius], -1)
     z = tf.cast(tf.reshape(tf.reshape(z, [-1])[:count], shape), dtype)
-    return z * tf.cast(stddev, dtype) + tf.cast(mean, dtype)
+    return z * _as(stddev, dtype) + _as(mean, dtype)
 
 
 def fold_in(seed, number):
     """`tf.random.experimental.stateless_fold_in`."""
     return tf.stack([uniform([], seed, None, None, number.dtype), number])
+
+
+def _as(value, dtype):
+    # `tf.cast` would round a Python number to float32 first.
+    return (
+        tf.cast(value, dtype)
+        if tf.is_tensor(value)
+        else tf.constant(value, dtype)
+    )
 
 
 def _fractions(shape, seed, dtype):

@@ -1,45 +1,39 @@
 """The loop of recurrent layers, in a form that can get a task axis."""
 
+import inspect
+
 import tensorflow as tf
 
 from keras_maml.exact.scan import scan
 
 
-def rnn(
-    original,
-    step_function,
-    inputs,
-    initial_states,
-    go_backwards=False,
-    mask=None,
-    constants=None,
-    unroll=False,
-    input_length=None,
-    time_major=False,
-    zero_output_for_mask=False,
-    return_all_outputs=True,
-):
+def rnn(original, *args, **kwargs):
     """Keras's function `rnn` as a `scan`.
 
     Calls `original` for lengths that are unknown, and for unrolled loops.
     """
-    first_input = tf.nest.flatten(inputs)[0]
-    length = first_input.shape[0 if time_major else 1]
-    if unroll or not length or tf.is_tensor(input_length):
-        return original(
-            step_function,
-            inputs,
-            initial_states,
-            go_backwards=go_backwards,
-            mask=mask,
-            constants=constants,
-            unroll=unroll,
-            input_length=input_length,
-            time_major=time_major,
-            zero_output_for_mask=zero_output_for_mask,
-            return_all_outputs=return_all_outputs,
-        )
+    bound = inspect.signature(original).bind(*args, **kwargs)
+    bound.apply_defaults()
+    settings = bound.arguments
+    first_input = tf.nest.flatten(settings["inputs"])[0]
+    length = first_input.shape[0 if settings["time_major"] else 1]
+    is_unknown = not length or tf.is_tensor(settings.pop("input_length"))
+    if settings.pop("unroll") or is_unknown:
+        return original(*args, **kwargs)
+    return _scanned(**settings)
 
+
+def _scanned(
+    step_function,
+    inputs,
+    initial_states,
+    go_backwards,
+    mask,
+    constants,
+    time_major,
+    zero_output_for_mask,
+    return_all_outputs,
+):
     def in_order(tensor):
         tensor = tensor if time_major else _swapped(tensor)
         return tf.reverse(tensor, [0]) if go_backwards else tensor

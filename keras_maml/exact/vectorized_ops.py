@@ -21,7 +21,9 @@ def concat(original, values, axis, name="concat"):
     """`tf.concat` whose second derivative can get a task axis."""
     if not isinstance(values, (list, tuple)):
         return original(values, axis, name)
-    tensors = [tf.convert_to_tensor(value) for value in values]
+    # A number beside tensors has their dtype.
+    dtype = next((v.dtype for v in values if tf.is_tensor(v)), None)
+    tensors = [tf.convert_to_tensor(value, dtype) for value in values]
     axis = tf.get_static_value(axis)
     sizes = None if axis is None else [t.shape[axis] for t in tensors]
     if sizes is None or None in sizes or not tensors[0].dtype.is_floating:
@@ -144,6 +146,41 @@ def separable_conv2d(
     )
 
 
+def max_pool(
+    original, input, ksize, strides, padding, data_format=None, name=None
+):
+    """`tf.nn.max_pool` of windows that overlap, with any derivative."""
+    x = tf.convert_to_tensor(input)
+    window = _pooling_window(x, ksize, strides, padding, 1, data_format)
+    if window is None:
+        return original(x, ksize, strides, padding, data_format, name)
+    y = products.max_pooling(_channels_last(x, data_format), window)
+    return _channels_as_in(y, data_format)
+
+
+def pool(
+    original,
+    input,
+    window_shape,
+    pooling_type,
+    strides=None,
+    padding="VALID",
+    data_format=None,
+    dilations=None,
+    name=None,
+):
+    """`tf.nn.pool` for maxima."""
+    x = tf.convert_to_tensor(input)
+    settings = (strides, padding, data_format, dilations)
+    window = _pooling_window(
+        x, window_shape, strides, padding, dilations, data_format
+    )
+    if window is None or pooling_type != "MAX":
+        return original(x, window_shape, pooling_type, *settings, name)
+    y = products.max_pooling(_channels_last(x, data_format), window)
+    return _channels_as_in(y, data_format)
+
+
 def resize(original, images, size, method="bilinear", *args, **kwargs):
     """`tf.image.resize` by a matrix for each side."""
     images = tf.convert_to_tensor(images)
@@ -166,9 +203,10 @@ def resize(original, images, size, method="bilinear", *args, **kwargs):
             units = tf.reshape(tf.eye(length), [length, length, 1, 1])
             rows = original(units, [new_length, 1], method, *args, **kwargs)
             matrices.append(rows[:, :, 0, 0].numpy())
-    # TensorFlow also returns float32.
-    y = products.resized(tf.cast(images, tf.float32), *matrices)
-    return tf.cast(y, images.dtype) if method == "nearest" else y
+    # TensorFlow copies the nearest pixels, and computes others in float32.
+    dtype = images.dtype if method == "nearest" else tf.float32
+    matrices = [tf.cast(matrix, dtype) for matrix in matrices]
+    return products.resized(tf.cast(images, dtype), *matrices)
 
 
 def stateless_uniform(
@@ -212,7 +250,12 @@ def stateless_dropout(
     x = tf.convert_to_tensor(x)
     sizes = x.shape.as_list() if noise_shape is None else noise_shape
     sizes = _static_sizes(sizes)
-    if sizes is None or None in sizes or not isinstance(rate, numbers.Real):
+    if (
+        sizes is None
+        or None in sizes
+        or not isinstance(rate, numbers.Real)
+        or rng_alg not in (None, "auto_select")
+    ):
         return original(x, rate, seed, rng_alg, noise_shape, name)
     keep = random_numbers.uniform(sizes, seed, dtype=x.dtype) >= rate
     return tf.where(keep, x * (1.0 / (1.0 - rate)), tf.zeros([], x.dtype))
@@ -223,6 +266,7 @@ FUNCTIONS = {
     "conv_transpose": conv_transpose,
     "convolution": convolution,
     "depthwise_conv2d": depthwise_conv2d,
+    "pool": pool,
     "resize": resize,
     "rnn": rnn,
     "separable_conv2d": separable_conv2d,
@@ -234,19 +278,24 @@ FUNCTIONS = {
 
 def _window(x, kernel, strides, padding, dilations, data_format):
     """Returns the `Window` of a convolution, or `None` if it has no form."""
+    if kernel.shape.rank != x.shape.rank or not kernel.shape.is_fully_defined():
+        return None
+    size = list(kernel.shape[:-2])
+    return _pooling_window(x, size, strides, padding, dilations, data_format)
+
+
+def _pooling_window(x, size, strides, padding, dilations, data_format):
+    """Returns the `Window` of a size, or `None` if there is no form."""
     rank = x.shape.rank
     if (
         rank not in (3, 4, 5)
-        or kernel.shape.rank != rank
-        or not kernel.shape.is_fully_defined()
         or not x.shape[1:].is_fully_defined()
+        or not x.dtype.is_floating
         or padding not in ("SAME", "VALID")
     ):
         return None
-    size = tuple(kernel.shape[:-2])
-    strides = _each(strides, rank, data_format)
-    dilations = _each(dilations, rank, data_format)
-    return Window(size, strides, dilations, padding)
+    settings = (size, strides, dilations)
+    return Window(*(_each(s, rank, data_format) for s in settings), padding)
 
 
 def _each(setting, rank, data_format):

@@ -172,6 +172,34 @@ def test_max_pool_equals_tensorflows(window, step, padding):
         np.testing.assert_allclose(a, e, rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 3), (2, 6, 5, 3)])
+def test_max_pool_that_keeps_the_size_has_a_second_derivative(shape):
+    """If TensorFlow's own is right by now, the library's can go."""
+    rng = np.random.default_rng(0)
+    x, direction = map(tf.constant, rng.standard_normal((2, *shape)))
+
+    def total(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(tf.nn.max_pool(x, 3, 1, "SAME")))
+        return tf.reduce_sum(tf.cos(tape.gradient(loss, x)))
+
+    def slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            result = total(x)
+        return tf.reduce_sum(tape.gradient(result, x) * direction)
+
+    step = 1e-6 * direction
+    right = float(total(x + step) - total(x - step)) / 2e-6
+    if len(shape) == 4:
+        wrong = tf.function(slope, autograph=False)(x)
+        assert abs(float(wrong) - right) > 0.1
+    with lowering.exact_ops():
+        actual = tf.function(slope, autograph=False)(x)
+    assert float(actual) == pytest.approx(right, rel=1e-6)
+
+
 def test_a_thread_that_did_not_enter_gets_tensorflows_own():
     ragged = tf.ragged.constant([[-1.0, 2.0], [3.0]])
     expected = tf.nn.relu(ragged)

@@ -126,6 +126,39 @@ def test_groups(groups):
     assert_same_derivatives(actual, expected, (2, 7, 6, 8), kernel)
 
 
+def test_maxima():
+    window = WINDOWS[0]
+
+    def expected(x, kernel):
+        x = tf.pad(x, [[0, 0], [1, 1], [0, 1], [0, 0]], constant_values=-np.inf)
+        shifted = [x[:, i : i + 7, j : j + 6] for i in range(3) for j in (0, 1)]
+        return kernel * tf.reduce_max(tf.stack(shifted), 0)
+
+    def actual(x, kernel):
+        return kernel * products.max_pooling(x, window)
+
+    assert_same_derivatives(actual, expected, (2, 7, 6, 3), (3,))
+
+
+@pytest.mark.parametrize("window", WINDOWS[1:3])
+def test_of_equal_numbers_the_first_is_the_maximum(window):
+    def expected(x, kernel):
+        return kernel * tf.nn.max_pool(
+            x, window.size, window.strides, window.padding
+        )
+
+    def actual(x, kernel):
+        return kernel * products.max_pooling(x, window)
+
+    x = np.random.default_rng(0).integers(-2, 1, (2, 7, 6, 3))
+    x, one = tf.constant(x, tf.float64), tf.ones(3, tf.float64)
+    for a, e in zip(
+        derivatives(actual, x, one),
+        tf.function(derivatives, autograph=False)(expected, x, one),
+    ):
+        np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-10)
+
+
 def test_fold_is_the_transpose():
     for window in WINDOWS:
         x = tf.random.stateless_normal((2, 7, 6, 3), (0, 0), dtype="float64")

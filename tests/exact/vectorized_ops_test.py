@@ -1,5 +1,7 @@
 """Functions of `tf.nn` in forms for a task axis, against the originals."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,6 +20,7 @@ def calls(monkeypatch):
     calls = []
 
     def recording(name, original):
+        @functools.wraps(original)
         def call(*args, **kwargs):
             calls.append(name)
             return original(*args, **kwargs)
@@ -63,6 +66,9 @@ SUPPORTED = {
         "VALID",
         dilations=[2, 2],
     ),
+    "maxima": lambda: tf.nn.max_pool(X, 3, 2, "SAME"),
+    "maxima of rows": lambda: tf.nn.max_pool(X[0], 2, 2, "VALID"),
+    "dilated maxima": lambda: tf.nn.pool(X, [2, 2], "MAX", dilations=[2, 1]),
     "uniform": lambda: tf.random.stateless_uniform([3], (1, 2), 1, 4),
     "normal": lambda: tf.random.stateless_normal([3], (1, 2), 1.0, 2.0),
     "dropout": lambda: tf.nn.experimental.stateless_dropout(
@@ -75,6 +81,9 @@ SUPPORTED = {
         tf.float32,
     ),
     "concat": lambda: tf.concat([X, 2.0 * X], -2),
+    "a concat with numbers": lambda: tf.concat(
+        [tf.cast(X[0, 0], tf.float64), [[0.5] * 4]], 0
+    ),
 }
 
 
@@ -93,6 +102,8 @@ def test_resizing(method, antialias):
 def test_resizing_keeps_what_has_the_size():
     both(lambda: tf.image.resize(tf.cast(X, tf.float64), (6, 5)))
     both(lambda: tf.image.resize(tf.cast(X, tf.float64), (3, 5)))
+    nearest = tf.random.stateless_normal(X.shape, (0, 2), dtype=tf.float64)
+    both(lambda: tf.image.resize(nearest, (3, 7), "nearest"))
 
 
 def test_channels_may_come_first():
@@ -137,6 +148,7 @@ UNSUPPORTED = {
     "depthwise_conv2d": lambda: tf.nn.depthwise_conv2d(
         X, KERNEL, [1, 1, 1, 1], [[0, 0], [1, 1], [0, 0], [0, 0]]
     ),
+    "pool": lambda: tf.nn.pool(X, [2, 2], "AVG"),
     "resize": lambda: tf.image.resize(X, (4, 9), preserve_aspect_ratio=True),
     "stateless_uniform": lambda: tf.random.stateless_uniform(
         [3], (1, 2), alg="philox"

@@ -9,6 +9,14 @@ _CONVOLUTION = "exact/convolution_test.py::test_every_derivative_is_tensorflows"
 _MAX_POOL = "exact/lowering_test.py::test_max_pool_equals_tensorflows"
 
 MUTANTS = [
+    Mutant(
+        "exact/lowering.py",
+        'keeps_size = padding == "SAME" and set(_pair(strides)) == {1}',
+        "keeps_size = False",
+        "exact/lowering_test.py"
+        "::test_max_pool_that_keeps_the_size_has_a_second_derivative"
+        "[shape1]",
+    ),
     # -- Batch normalisation
     Mutant(
         "exact/batch_norm.py",
