@@ -124,6 +124,7 @@ def distributed(folder, *more):
     return printed.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_distributed_works_alone(tmp_path):
     assert "unseen tasks" in distributed(tmp_path)
 

@@ -264,6 +264,7 @@ for alone, replicated, uneven in zip(alone, replicated, uneven):
 """
 
 
+@pytest.mark.slow
 def test_vectorized_replicas_train_as_one_device():
     subprocess.run([sys.executable, "-c", VECTORIZED_REPLICAS], check=True)
 

@@ -110,7 +110,14 @@ def meta_batch(inputs, tasks=2, examples=3):
     }, targets(tasks, examples + 1)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # TensorFlow takes long to trace its three derivatives.
+        pytest.param(name, marks=pytest.mark.slow) if name == "lstm" else name
+        for name in MODELS
+    ],
+)
 def test_meta_gradient(name):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

@@ -269,6 +269,7 @@ def test_arrays_go_on(path):
     check(path, keras_model, run=run)
 
 
+@pytest.mark.slow
 def test_steps_per_execution(path):
     def make(steps=2):
         model = small_mlp()

@@ -351,8 +351,8 @@ MUTANTS = [
     # -- Replicas
     Mutant(
         "engine/replicas.py",
-        "lambda t: t * tf.cast(count, t.dtype), means",
-        "lambda t: t, means",
+        "lambda t, n=counts[key]: t * tf.cast(n, t.dtype), mean",
+        "lambda t, n=counts[key]: t, mean",
         "replicas_test.py::test_two_replicas_train_as_one_device",
     ),
 ]

@@ -92,7 +92,7 @@ def directions(theta, count=3):
     [
         (1, False),
         (2, False),
-        (1, True),
+        pytest.param(1, True, marks=pytest.mark.slow),
         pytest.param(2, True, marks=pytest.mark.slow),
     ],
 )
