@@ -35,7 +35,7 @@ def filter_gradients(name, dtype, width, spatial=2):
 
 # TensorFlow's kernel left these gradients unwritten.
 @pytest.mark.parametrize(
-    "name, spatial",
+    ("name", "spatial"),
     [(name, 2) for name in SHAPES] + [("convolution", 1)],
 )
 def test_filter_gradients_of_images_narrower_than_the_stride(name, spatial):
