@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -17,6 +18,10 @@ class EpisodeStream:
         count: int, the number of episodes in all, or `None` if endless.
         start: int, the number of the first episode.
         has_numbers: bool, the argument `numbered` of `slices`.
+        names: function `(numbers)` of the numbers of episodes, an increasing
+            array. Returns for each a tuple of strings, the names of its task
+            or classes, or `None` if no episode has names. Defaults to no
+            names.
     """
 
     def __init__(
@@ -26,12 +31,14 @@ class EpisodeStream:
         count: int | None,
         start: int,
         has_numbers: bool = False,
+        names: Callable[[np.ndarray], list | None] = lambda numbers: None,
     ) -> None:
         self.slices = slices
         self.tasks = tasks
         self.count = count
         self.start = start
         self.has_numbers = has_numbers
+        self.names = names
 
     def dataset(self) -> tf.data.Dataset:
         """Returns the dataset, for which `stream_of` returns this stream."""
@@ -74,7 +81,9 @@ class EpisodeStream:
         return self._slice(low, high)
 
     def _like(self, count, start, has_numbers):
-        return EpisodeStream(self.slices, self.tasks, count, start, has_numbers)
+        return EpisodeStream(
+            self.slices, self.tasks, count, start, has_numbers, self.names
+        )
 
     def _slice(self, low, high):
         return self.slices(
