@@ -1,8 +1,8 @@
 """Endless datasets, and what is known of those whose episodes have numbers."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -18,10 +18,8 @@ class EpisodeStream:
         count: int, the number of episodes in all, or `None` if endless.
         start: int, the number of the first episode.
         has_numbers: bool, the argument `numbered` of `slices`.
-        names: function `(numbers)` of the numbers of episodes, an increasing
-            array. Returns for each a tuple of strings, the names of its task
-            or classes, or `None` if no episode has names. Defaults to no
-            names.
+        task_names: function, `task_names` of a `TaskDistribution`. Defaults to
+            no names.
     """
 
     def __init__(
@@ -31,14 +29,14 @@ class EpisodeStream:
         count: int | None,
         start: int,
         has_numbers: bool = False,
-        names: Callable[[np.ndarray], list | None] = lambda numbers: None,
+        task_names: Callable[[Sequence[int]], list | None] = lambda _: None,
     ) -> None:
         self.slices = slices
         self.tasks = tasks
         self.count = count
         self.start = start
         self.has_numbers = has_numbers
-        self.names = names
+        self.task_names = task_names
 
     def dataset(self) -> tf.data.Dataset:
         """Returns the dataset, for which `stream_of` returns this stream."""
@@ -82,7 +80,12 @@ class EpisodeStream:
 
     def _like(self, count, start, has_numbers):
         return EpisodeStream(
-            self.slices, self.tasks, count, start, has_numbers, self.names
+            self.slices,
+            self.tasks,
+            count,
+            start,
+            has_numbers,
+            self.task_names,
         )
 
     def _slice(self, low, high):

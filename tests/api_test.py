@@ -9,6 +9,7 @@ import keras_maml
 # A change of this list is a change of the public API: say so in CHANGELOG.md.
 PUBLIC = """
 Comparison
+ConformalPrediction
 ContextParameters
 EvaluationReport
 MetaModel
@@ -28,6 +29,7 @@ callbacks.PreAdaptationMetrics
 callbacks.Resume
 compare
 configure_threads
+conformal_prediction
 evaluate_episodes
 evaluate_tasks
 inner_optimizers.Adagrad

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # Of the confidences, which lie between 0 and 1.
@@ -60,6 +61,12 @@ class ClassPredictions(NamedTuple):
         if labels.shape.rank == outputs.shape.rank:
             labels = tf.squeeze(labels, -1)
         return labels
+
+    def support_labels(self, support_y):
+        """Returns the numbers of the classes of an array `(S, ...)`, `(S,)`."""
+        if self.kind == "one_hot":
+            return np.argmax(support_y, -1)
+        return np.asarray(support_y).reshape(len(support_y)).astype(int)
 
     def count(self, support_y, support_weight, outputs):
         """Returns the number of classes of a support set, a float scalar."""

@@ -118,7 +118,7 @@ def evaluate_episodes(
     numbers, finite = arrays["episode"], arrays["finite"]
     check_finite(finite, meta_model.bad_tasks == "skip")
     if tasks is None and stream is not None:
-        tasks = stream.names(numbers)
+        tasks = stream.task_names(numbers)
     if tasks is not None and len(tasks) != len(numbers):
         raise ValueError(
             f"`tasks` must have a name for each of the {len(numbers)} "

@@ -143,21 +143,21 @@ class TaskDistribution:
         if count is not None:
             count = check_integer("count", count)
         return EpisodeStream(
-            self._slices, tasks, count, start, names=self.names
+            self._slices, tasks, count, start, task_names=self.task_names
         ).dataset()
 
-    def names(self, numbers: np.ndarray) -> list[tuple[str, ...]] | None:
+    def task_names(self, episodes: Sequence[int]) -> list | None:
         """Returns the names of what episodes share with others.
 
         `evaluate_episodes` asks for them. Scores of episodes that share a task
         or a class are not independent.
 
         Args:
-            numbers: integer array `(E,)`, increasing numbers of episodes.
+            episodes: list of ints, increasing numbers of episodes.
 
         Returns:
-            For each episode a tuple of strings: the name of its task, or the
-            names of its classes. `None` if no two episodes share anything.
+            For each episode the name of its task, or a tuple of the names of
+            its classes. `None` if no two episodes share anything.
         """
         return None
 
