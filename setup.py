@@ -37,6 +37,7 @@ TESTS = [
     "Pillow>=10.0",
     "pytest>=8.0",
     "pytest-xdist>=3.8",
+    "scipy>=1.14",
 ]
 # Pinned, so that a new release of a tool never turns a finished change red.
 DOCS = [

@@ -8,7 +8,10 @@ import keras_maml
 
 # A change of this list is a change of the public API: say so in CHANGELOG.md.
 PUBLIC = """
+Comparison
+ConformalPrediction
 ContextParameters
+EvaluationReport
 MetaModel
 TaskScores
 algorithms.anil
@@ -24,7 +27,10 @@ algorithms.reptile
 callbacks.FirstOrderUntil
 callbacks.PreAdaptationMetrics
 callbacks.Resume
+compare
 configure_threads
+conformal_prediction
+evaluate_episodes
 evaluate_tasks
 inner_optimizers.Adagrad
 inner_optimizers.Adam

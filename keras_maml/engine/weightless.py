@@ -44,6 +44,15 @@ def count(number, sample_weight):
     return tf.where(tf.reduce_any(tf.stack(counts)), number, 0.0)
 
 
+def tasks_with_weight(sample_weight):
+    """Returns whether a query of a task has a weight, `(T,)`."""
+    counts = [
+        tf.reduce_any(weight != 0, list(range(1, weight.shape.rank)))
+        for weight in tf.nest.flatten(sample_weight)
+    ]
+    return tf.reduce_any(tf.stack(counts), 0)
+
+
 def _filled_support(x):
     if "support_weight" not in x:
         return x
