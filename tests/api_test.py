@@ -14,6 +14,7 @@ ContextParameters
 EvaluationReport
 MetaModel
 TaskScores
+Verdict
 algorithms.anil
 algorithms.boil
 algorithms.cavia
@@ -72,6 +73,7 @@ rl.TaskSampler
 rl.Trajectories
 rl.evaluate_returns
 rl.mlp_policy
+should_i_adapt
 tasks.ClassPool
 tasks.Episodes
 tasks.GaussianTasks

@@ -23,6 +23,9 @@ from keras_maml.verdict.training import Training
 # In the order of how much they ask of their user.
 NAMES = ("pooled", "own", "fine-tuned", "prototypes", "anil", "maml")
 
+# Adam trains the own model in few steps, so by larger rates than others.
+_FEW_STEPS = 10
+
 
 class Candidate(NamedTuple):
     """A candidate that has been trained and tuned.
@@ -108,7 +111,8 @@ def is_classification(plan: Any) -> bool:
 def names_for(plan: Any, learner: keras.Model) -> list[str]:
     """Returns the names of the candidates that a learner has."""
     has_prototypes = is_classification(plan) and features(learner) is not None
-    return [n for n in NAMES if n != "prototypes" or has_prototypes]
+    names = plan.candidates
+    return [n for n in names if n != "prototypes" or has_prototypes]
 
 
 def pooled(fold: Fold) -> Candidate:
@@ -155,7 +159,8 @@ def own(fold: Fold) -> Candidate:
     settings = Settings(
         inner_optimizer="adam", normalization=fold.plan.normalization
     )
-    return _tuned(fold, [settings], fold.learner.get_weights(), which=0)
+    rates = [_FEW_STEPS * outer for outer, _ in _rates(fold.plan)]
+    return _tuned(fold, [settings], fold.learner.get_weights(), rates)
 
 
 def fine_tuned(fold: Fold, start: Candidate) -> Candidate:
@@ -163,7 +168,8 @@ def fine_tuned(fold: Fold, start: Candidate) -> Candidate:
     settings = [Settings()]
     if batch_normalization_layers(fold.learner):
         settings.append(Settings(normalization=fold.plan.normalization))
-    tuned = _tuned(fold, settings, start.weights, which=1)
+    rates = [inner for _, inner in _rates(fold.plan)]
+    tuned = _tuned(fold, settings, start.weights, rates)
     return tuned._replace(
         seconds=start.seconds,
         search_seconds=tuned.search_seconds + start.search_seconds,
@@ -184,6 +190,11 @@ def make(name: str, fold: Fold, made: dict[str, tuple]) -> Candidate:
         return fine_tuned(fold, made["pooled"][1])
     functions = (pooled, own, prototypes, anil, maml)
     return {f.__name__: f for f in functions}[name](fold)
+
+
+def _rates(plan):
+    """Returns the outer and the inner rate of each trial."""
+    return [plan.rates(trial) for trial in range(plan.trials)]
 
 
 def _with_best_steps(fold, name, adapted_weights):
@@ -245,26 +256,24 @@ def _searched(fold, name, settings, training):
     )
 
 
-def _tuned(fold, settings, weights, which):
+def _tuned(fold, settings, weights, rates):
     """Tries rates and numbers of inner steps on validation tasks.
 
     Args:
         fold: a `Fold`.
         settings: list of `Settings` to try.
         weights: list of arrays, where inner loops start.
-        which: int, 0 for the outer and 1 for the inner rates of the trials.
+        rates: list of floats, the rate of each trial.
     """
     begin = time.perf_counter()
-    plan = fold.plan
     tried = []
     for setting in settings:
         learner = learner_of(setting, fold.learner)
         learner.set_weights(weights)
         rate = AssignedRate()
-        meta_model = setting._replace(inner_rate=rate).make(learner, plan)
-        path = _Path(fold, meta_model, plan.most_steps)
-        for trial in range(plan.trials):
-            value = plan.rates(trial)[which]
+        meta_model = setting._replace(inner_rate=rate).make(learner, fold.plan)
+        path = _Path(fold, meta_model, fold.plan.most_steps)
+        for value in rates:
             rate.value.assign(value)
             steps, error = path.best()
             chosen = setting._replace(steps=steps, inner_rate=value)

@@ -15,6 +15,7 @@ class Plan(NamedTuple):
     Attributes:
         loss: string or `keras.Loss`.
         metrics: list, as for `compile`.
+        candidates: list of names.
         budget: int, gradient evaluations of a training.
         trials: int.
         rounds: int, the number of times that a training looks at validation
@@ -30,6 +31,7 @@ class Plan(NamedTuple):
 
     loss: Any
     metrics: Sequence
+    candidates: Sequence[str]
     budget: int
     trials: int
     rounds: int

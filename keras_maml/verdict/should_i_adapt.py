@@ -11,6 +11,7 @@ import numpy as np
 from keras_maml.engine import learner_checks
 from keras_maml.evaluation.evaluate_episodes import evaluate_episodes
 from keras_maml.evaluation.evaluation_report import EvaluationReport
+from keras_maml.validation import check_choice
 from keras_maml.validation import check_integer
 from keras_maml.validation import check_range
 from keras_maml.validation import check_seed
@@ -34,6 +35,7 @@ def should_i_adapt(
     *,
     loss: str | keras.Loss,
     metrics: Sequence[str | keras.Metric] = (),
+    candidates: Sequence[str] | None = None,
     budget: int = 7000,
     trials: int = 4,
     meta_batch_size: int = 16,
@@ -73,8 +75,9 @@ def should_i_adapt(
 
     Each candidate gets the same number of trials. The trials of a training try
     an outer rate of Adam (which falls to 0 along a cosine), and an inner rate
-    if there is one. The trials of the own and the fine-tuned model try a rate,
-    each with every number of steps. Validation tasks choose the trial, the
+    if there is one. The trials of the own model try ten times the outer rates,
+    and those of the fine-tuned model the inner rates, with every number of
+    steps. Validation tasks choose the trial, the
     best of five rounds of a training, and the number of steps. Test tasks
     choose nothing.
 
@@ -89,6 +92,8 @@ def should_i_adapt(
         loss: as for `compile`.
         metrics: list, as for `compile`. The first one decides, and the loss
             without any. Rows of weight 0 do not count.
+        candidates: list of names of candidates, with `"pooled"`. Defaults to
+            all.
         budget: int, the gradient evaluations of a training. Defaults to
             `7000`.
         trials: int, the trials of each candidate. Defaults to `4`.
@@ -125,10 +130,11 @@ def should_i_adapt(
 
     ```python
     verdict = keras_maml.should_i_adapt(
-        keras_maml.learners.mlp(hidden_units=(8,), kernel_stddev=0.3),
+        keras_maml.learners.mlp(hidden_units=(8,)),
         keras_maml.tasks.Sinusoid(),
         loss="mse",
-        budget=70,  # far too small: use thousands
+        candidates=["pooled", "own"],
+        budget=50,  # far too small: see docs/should_i_adapt.md
         trials=1,
         most_steps=5,
         episodes=20,
@@ -146,6 +152,7 @@ def should_i_adapt(
     plan = Plan(
         loss,
         list(metrics),
+        _check_candidates(candidates),
         check_integer("budget", budget),
         check_integer("trials", trials),
         _ROUNDS,
@@ -181,6 +188,19 @@ def should_i_adapt(
     verdict = Verdict(joined, facts)
     verdict.model = made[verdict.choice][1].make(fold)
     return verdict
+
+
+def _check_candidates(names):
+    if names is None:
+        return list(candidates_lib.NAMES)
+    for name in names:
+        check_choice("candidates", name, candidates_lib.NAMES)
+    if "pooled" not in names or len(set(names)) < 2:
+        raise ValueError(
+            '`candidates` must have "pooled" and another name. '
+            f"Received: candidates={names!r}"
+        )
+    return [name for name in candidates_lib.NAMES if name in names]
 
 
 def _check_rates(name, value):

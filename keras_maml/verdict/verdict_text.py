@@ -35,8 +35,8 @@ def sentences(verdict):
     """Returns a verdict in words, a list of sentences."""
     return [
         _advice(verdict),
-        _test(verdict),
         _tasks(verdict),
+        _test(verdict),
         *_others(verdict),
         *_worst(verdict),
         *_calibration(verdict),
@@ -47,13 +47,28 @@ def sentences(verdict):
 
 def alarms(verdict):
     """Returns a sentence for each reason to doubt a verdict."""
-    found = []
+    found, facts = [], verdict.facts
     improve = [n for n, r in verdict.reports.items() if r.facts.get("improves")]
     improve = [name for name in improve if name != "fine-tuned"]
     if improve:
         found.append(
             f"The training of {_listed(improve)} still improved when its "
             "budget was spent. A larger `budget` may change the verdict."
+        )
+    limits = dict.fromkeys(("own", "fine-tuned"), facts.get("most_steps"))
+    limits |= dict.fromkeys(("anil", "maml"), 3 * facts.get("inner_steps", 0))
+    at_limit = [
+        name
+        for name, report in verdict.reports.items()
+        if any(
+            s["steps"] == limits.get(name)
+            for s in report.facts.get("settings", ())
+        )
+    ]
+    if at_limit:
+        found.append(
+            f"{_capital(_listed(at_limit))} took as many inner steps as they "
+            "may. More may be better."
         )
     for name, report in verdict.reports.items():
         skipped = report.facts.get("skipped", 0)
@@ -126,9 +141,8 @@ def _tasks(verdict):
     there = task_errors(verdict.reports["pooled"])
     shared = [name for name in here if name in there]
     worse = [name for name in shared if here[name] >= there[name]]
-    label = LABELS.get(verdict.best, verdict.best)
     text = (
-        f"{label[0].upper()}{label[1:]} has a lower error on "
+        f"{_label(verdict.best)} has a lower error on "
         f"{len(shared) - len(worse)} of {len(shared)} "
     )
     if verdict.reports["pooled"].shared != "tasks":
@@ -144,7 +158,12 @@ def _others(verdict):
     if verdict.answer != "yes":
         return
     parts = [
-        f"{LABELS.get(name, name)} {100 * verdict.gains[name] / gain:.0f} %"
+        f"{LABELS.get(name, name)} "
+        + (
+            f"{100 * verdict.gains[name] / gain:.0f} %"
+            if verdict.gains[name] > 0
+            else "nothing"
+        )
         for name in verdict.reports
         if name not in ("pooled", verdict.best)
     ]
@@ -269,8 +288,11 @@ def task_errors(report):
 
 
 def _label(name):
-    label = LABELS.get(name, name)
-    return label[0].upper() + label[1:]
+    return _capital(LABELS.get(name, name))
+
+
+def _capital(text):
+    return text[0].upper() + text[1:]
 
 
 def _listed(names):
