@@ -25,6 +25,7 @@ algorithms.maml_plus_plus
 algorithms.meta_sgd
 algorithms.proto_maml
 algorithms.reptile
+callbacks.AdaptationCurves
 callbacks.FirstOrderUntil
 callbacks.PreAdaptationMetrics
 callbacks.Resume

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from keras_maml.engine import contract
 from keras_maml.engine import seeds
 from keras_maml.engine import targets
+from keras_maml.engine.class_predictions import class_predictions
 from keras_maml.evaluation import folds as folds_lib
-from keras_maml.evaluation.class_predictions import class_predictions
 
 
 class ConformalPrediction(NamedTuple):

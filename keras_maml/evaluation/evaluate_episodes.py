@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from keras_maml import streams
 from keras_maml.engine import contract
+from keras_maml.engine.episode_scorer import EpisodeScorer
 from keras_maml.evaluation.episode_columns import EpisodeColumns
-from keras_maml.evaluation.episode_scorer import EpisodeScorer
 from keras_maml.evaluation.evaluation_report import EvaluationReport
 from keras_maml.evaluation.finite_tasks import check_finite
 from keras_maml.evaluation.finite_tasks import check_finite_dataset

@@ -11,8 +11,8 @@ from keras_maml.engine import seeds
 from keras_maml.engine import targets
 from keras_maml.engine import weightless
 from keras_maml.engine.building import build_outside_trace
+from keras_maml.engine.class_predictions import class_predictions
 from keras_maml.engine.compiled_loss import compiled_loss
-from keras_maml.evaluation.class_predictions import class_predictions
 
 # Which statistics can stand in the place of which: the inner loop is the same.
 OTHER_STATISTICS = {"transductive": "support", "support": "transductive"}
@@ -24,6 +24,10 @@ class EpisodeScorer:
     Args:
         meta_model: a compiled `MetaModel`.
         steps: int, the number of inner steps.
+        visit: function `(task, adapted, outputs)` that returns a dict of more
+            tensors to collect before the first inner step and after each:
+            `task` is a dict, `adapted` an `AdaptedTask`, and `outputs` are the
+            predictions of its queries.
 
     Attributes:
         names: list of strings, `"loss"` and the names of the compiled
@@ -35,8 +39,9 @@ class EpisodeScorer:
         classes: `ClassPredictions`, or `None`.
     """
 
-    def __init__(self, meta_model, steps):
+    def __init__(self, meta_model, steps, visit=lambda *_: {}):
         self._model = meta_model
+        self._more = visit
         self.steps = steps
         self.names = []
         self.directions = {}
@@ -72,6 +77,7 @@ class EpisodeScorer:
               `(T, steps)`, see `adaptation_path`.
             - `"finite"`: `(T,)`, whether all of it is finite.
             - `"counts"`: `(T,)`, whether a query has a weight.
+            - what `visit` returns, `(T, steps + 1, ...)`.
         """
         model = self._model
         x = contract.check_inputs(x)
@@ -110,7 +116,7 @@ class EpisodeScorer:
             theta,
             task,
             lambda adapted: self._visit(
-                task, learner.predict(adapted, query_x)
+                task, adapted, learner.predict(adapted, query_x)
             ),
         )
         results |= facts
@@ -124,8 +130,11 @@ class EpisodeScorer:
         sources += [bad_tasks.moved(adapted), results]
         return {**results, "finite": bad_tasks.all_finite(sources)}
 
-    def _visit(self, task, output):
-        visited = {"scores": self._scores(task, output)}
+    def _visit(self, task, adapted, output):
+        visited = {
+            "scores": self._scores(task, output),
+            **self._more(task, adapted, output.outputs),
+        }
         if self.classes is not None:
             y, outputs, weight = (
                 tf.nest.flatten(values)[0]
