@@ -114,7 +114,11 @@ def make_models(config, shape):
 
     def learner(n_way):
         return keras_maml.learners.conv4(
-            shape, n_way, config.filters, head_stddev=0.1, seed=config.seed
+            shape,
+            n_way,
+            filters=config.filters,
+            head_stddev=0.1,
+            seed=config.seed,
         )
 
     return {

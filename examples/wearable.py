@@ -85,8 +85,11 @@ TRAINING_FLAGS = (
     "seed",
 )
 # What is chosen for each method on the validation person: as many for all.
-RATES = [0.01, 0.03, 0.1, 0.3]
-STEPS = [1, 3, 10, 30]
+RATES = [0.03, 0.1, 0.3]
+STEPS = [3, 10, 30]
+# A network that starts from nothing needs more.
+OWN_RATES = [0.001, 0.003, 0.01]
+OWN_STEPS = [30, 100, 200]
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -188,7 +191,7 @@ def make_learner(config, train, outputs):
     return keras.Sequential(layers)
 
 
-def make_model(config, learner, rate=0.1, **settings):
+def make_model(learner, rate=0.1, **settings):
     settings = {
         "inner_steps": 0,
         # A wearer asks for one window at a time.
@@ -236,7 +239,7 @@ def train_methods(config, train, classes, name):
         return train.batch(size, start=steps * size)
 
     def trained(learner, part, **settings):
-        model = make_model(config, learner, config.inner_rate, **settings)
+        model = make_model(learner, config.inner_rate, **settings)
         fit(config, model, meta_batches, f"{name}_{part}")
         return learner
 
@@ -257,14 +260,17 @@ def train_methods(config, train, classes, name):
     own = make_learner(config, train, classes)
     stored = {"normalization": "moving"}
 
-    def at_rates(learner, **settings):
-        return [make_model(config, learner, r, **settings) for r in RATES]
+    def at_rates(learner, rates=RATES, **settings):
+        return [make_model(learner, rate, **settings) for rate in rates]
 
     return {
-        "pooled": ([make_model(config, pooled, **stored)], [0]),
+        "pooled": ([make_model(pooled, **stored)], [0]),
         "fine-tuned": (at_rates(pooled) + at_rates(pooled, **stored), STEPS),
-        "prototypes": ([make_model(config, features, **nearest)], [0]),
-        "own": (at_rates(own), STEPS),
+        "prototypes": ([make_model(features, **nearest)], [0]),
+        "own": (
+            at_rates(own, map(keras_maml.inner_optimizers.Adam, OWN_RATES)),
+            OWN_STEPS,
+        ),
         "MAML": (at_rates(maml), STEPS),
     }
 
