@@ -126,10 +126,11 @@ def read_tasks(config, path):
 def make_learner(config, train):
     """Two hidden layers; numbers are scaled, and names embedded."""
     example = train.episode(0)[0]["query_x"]
-    inputs = keras.tree.map_structure(
-        lambda array: keras.Input(array.shape[1:], dtype=array.dtype), example
-    )
-    if isinstance(inputs, dict):
+    if isinstance(example, dict):
+        inputs = {
+            name: keras.Input(array.shape[1:], dtype=array.dtype, name=name)
+            for name, array in example.items()
+        }
         parts = [
             keras.layers.Embedding(len(names) + 1, 4)(inputs[name])
             for name, names in train.category_names.items()
@@ -138,6 +139,7 @@ def make_learner(config, train):
             parts.append(train.normalization()(inputs["numbers"]))
         x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     else:
+        inputs = keras.Input(example.shape[1:])
         x = train.normalization()(inputs)
     for _ in range(2):
         x = keras.layers.Dense(40, activation="relu")(x)

@@ -128,7 +128,7 @@ def make_up(seed, people=4, exercises=3):
         turn = np.linalg.qr(rng.normal(size=(6, 6)) * 0.4 + np.eye(6))[0]
         for exercise in range(exercises):
             for side in (0, 1):
-                t = pace * np.arange(rng.integers(600, 900))[:, None]
+                t = pace * np.arange(rng.integers(950, 1200))[:, None]
                 first, second = shapes[exercise]
                 wave = np.sin(t) * first + np.sin(2 * t) * second
                 noise = rng.normal(size=wave.shape) * 0.3
