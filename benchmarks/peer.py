@@ -3,8 +3,10 @@
     PYTHON benchmarks/peer.py DIR PEER WORKLOAD SECONDS DEVICE CHANGES
 
 `PYTHON` has the peer, and `DIR` holds the peers' modules: `peers.peer_class`,
-and in `workloads` the problems, their weights and their meta-batches. `DEVICE`
-is "gpu", or "cpu" for two of its cores. `CHANGES` is a JSON object of what
+in `workloads` the problems, their weights and their meta-batches, and in
+`torch_common` what peers of PyTorch share. `PEER` is one of these, or
+"parallel_metalearn". `DEVICE` is "gpu", or "cpu" for two of its cores.
+`CHANGES` is a JSON object of what
 differs from the problem, such as `{"meta_batch": 8}`; `first_order` may be
 among it. Imports nothing of this project, which `PYTHON` does not have.
 """
@@ -21,7 +23,6 @@ def main(folder, name, workload, seconds, device, changes):
     set_device(device)
     sys.path.insert(0, folder)
     import workloads
-    from peers import peer_class
 
     changes = {
         key: tuple(value) if isinstance(value, list) else value
@@ -55,6 +56,8 @@ def main(folder, name, workload, seconds, device, changes):
     median = statistics.median(times[1:])
     line = {
         "peer": name,
+        "workload": workload,
+        "first_order": first_order,
         "median_s_per_step": median,
         "compile_s": first - median,
         "start_rss_mb": start_memory,
@@ -64,6 +67,17 @@ def main(folder, name, workload, seconds, device, changes):
     if device == "gpu":
         line["peak_device_mb"] = peak_bytes(is_torch) / 2**20
     print(json.dumps(line))
+
+
+def peer_class(name):
+    if name == "parallel_metalearn":
+        # Python finds it beside this file.
+        from parallel_metalearn import Peer
+
+        return Peer
+    import peers
+
+    return peers.peer_class(name)
 
 
 def set_device(device):

@@ -77,12 +77,16 @@ rl.mlp_policy
 should_i_adapt
 tasks.ClassPool
 tasks.Episodes
+tasks.FillMissing
 tasks.GaussianTasks
 tasks.Glyphs
 tasks.Sinusoid
+tasks.TableTasks
 tasks.TaskDistribution
 tasks.from_arrays
 tasks.from_folder
+tasks.from_recordings
+tasks.from_table
 tasks.from_tfds
 tasks.preprocess_omniglot
 """

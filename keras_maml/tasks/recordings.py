@@ -211,11 +211,12 @@ def _of_table(data, recording, task, target, group, features):
             of_each[argument] = None
             continue
         values = columns_lib.take(columns, argument, name)
-        if (values[first][codes] != values).any():
+        changes = values[first][codes] != values
+        if changes.any():
             raise ValueError(
                 f"`{argument}` must be the same in all rows of a recording. "
                 f"Received: {argument}={name!r}, which changes within "
-                f"{marks[(values[first][codes] != values).argmax()]!r}"
+                f"{str(marks[changes.argmax()])!r}"
             )
         of_each[argument] = values[first]
     return signal, np.bincount(codes), of_each

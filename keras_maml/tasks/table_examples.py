@@ -37,22 +37,29 @@ class TableExamples:
 
     Args:
         x: float32 or uint8 array of shape `(rows, *input_shape)`.
-        categories: dict from the name of a column to an int32 array of shape
-            `(rows,)`. If there are any, inputs are a dict of them and of
-            `"numbers"`.
+        categories: dict from the name of a column to its distinct names and
+            an int32 array of shape `(rows,)`. If there are any, inputs are a
+            dict of the arrays and of `"numbers"`.
         targets: `Targets`.
+
+    Attributes:
+        targets: `Targets`.
+        category_names: dict from the name of a column to its distinct names.
     """
 
     def __init__(
         self,
         x: np.ndarray | None,
-        categories: dict[str, np.ndarray],
+        categories: dict[str, tuple[list[str], np.ndarray]],
         targets: Targets,
     ) -> None:
         self.targets = targets
         self._x: Any = None if x is None else on_cpu(x)
         self._categories = {
-            name: on_cpu(codes) for name, codes in categories.items()
+            name: on_cpu(codes) for name, (_, codes) in categories.items()
+        }
+        self.category_names = {
+            name: names for name, (names, _) in categories.items()
         }
 
     def inputs(self, rows: tf.Tensor) -> Any:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_maml.tasks.draw_rules import Sizes
 from keras_maml.tasks.fill_missing import FillMissing
 from keras_maml.tasks.shuffled import in_rounds
+from keras_maml.tasks.table_examples import moments_of
 from keras_maml.tasks.task_distribution import BLOCK
 from keras_maml.tasks.task_distribution import TaskDistribution
 from keras_maml.tasks.task_distribution import permutations
@@ -71,6 +72,8 @@ class TableTasks(TaskDistribution):
         left_out: list of strings, the tasks that have too few rows.
         class_names: list of strings, or `None` for a regression.
         groups: array of shape `(tasks,)`, the group of each task.
+        category_names: dict from each column of `categories` to its names. The
+            first one has code 1.
 
     Raises:
         ValueError: See `tasks.from_table`.
@@ -133,6 +136,11 @@ class TableTasks(TaskDistribution):
     def class_names(self) -> list[str] | None:
         """The name of each class, or `None` for a regression."""
         return self._examples.targets.class_names
+
+    @property
+    def category_names(self) -> dict[str, list[str]]:
+        """The names of each column of `categories`; the first has code 1."""
+        return self._examples.category_names
 
     def task_names(self, episodes: Sequence[int]) -> list[str]:
         """Returns the names of the tasks of some episodes.
@@ -261,6 +269,31 @@ class TableTasks(TaskDistribution):
         """
         mean, variance = self._moments()
         return keras.layers.Normalization(mean=mean, variance=variance)
+
+    def target_rescaling(self) -> keras.layers.Rescaling:
+        """Makes a layer that gives a regression the units of its targets.
+
+        As the last layer of a learner, it multiplies by the standard deviation
+        s of the targets here and adds their mean. Call it on the training
+        tasks. It makes the gradient of a squared error s² times as large, so
+        divide the inner rate by `scale ** 2`.
+
+        Returns:
+            A `keras.layers.Rescaling`.
+
+        Raises:
+            ValueError: If the targets are classes, or there are several.
+        """
+        values = self._examples.targets.values
+        if self.class_names is not None or values.shape[1] != 1:
+            raise ValueError(
+                "`target_rescaling` needs a regression of one number. "
+                f"Received: classes {self.class_names} or targets of shape "
+                f"{values.shape}"
+            )
+        mean, variance = moments_of(values, self._rows.with_cells()[0])
+        scale = float(np.sqrt(variance[0])) or 1.0
+        return keras.layers.Rescaling(scale, offset=float(mean[0]))
 
     def fill_missing(self) -> FillMissing:
         """Makes a layer that puts the mean of each column here for NaN.

@@ -204,8 +204,8 @@ def make_groups(
         row = wrong.argmax()
         raise ValueError(
             "`group` must be the same in all rows of a task. Received: task "
-            f"{names[codes[row]]!r} in the groups {of_task[codes[row]]!r} and "
-            f"{groups[row]!r}"
+            f"{names[codes[row]]!r} in the groups "
+            f"{str(of_task[codes[row]])!r} and {str(groups[row])!r}"
         )
     return names, codes, of_task
 
@@ -227,12 +227,15 @@ def _guessed_kind(name, column):
 
 
 def _codes(name, column):
+    """Returns the distinct names of a column, and the code of each row."""
     missing = columns_lib.missing_keys(column)
     codes = np.zeros(len(column), "int32")
+    distinct = []
     if not missing.all():
         present = columns_lib.keys("categories", name, column[~missing])
-        codes[~missing] = np.unique(present, return_inverse=True)[1] + 1
-    return codes
+        distinct, found = np.unique(present, return_inverse=True)
+        codes[~missing] = found + 1
+    return [str(value) for value in distinct], codes
 
 
 def _inputs(columns, features, codes, missing):

@@ -31,6 +31,7 @@ class WindowExamples:
         targets: Targets,
     ) -> None:
         self.targets = targets
+        self.category_names: dict[str, list[str]] = {}
         self._length = length
         self._signal = on_cpu(signal)
         self._starts = on_cpu(starts)
