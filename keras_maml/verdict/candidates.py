@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml.engine.class_predictions import class_predictions
+from keras_maml.engine.episode_scorer import EpisodeScorer
 from keras_maml.engine.normalization import batch_normalization_layers
-from keras_maml.evaluation.class_predictions import class_predictions
-from keras_maml.evaluation.episode_scorer import EpisodeScorer
 from keras_maml.meta_model import MetaModel
 from keras_maml.verdict import rows
 from keras_maml.verdict.rates import AssignedRate

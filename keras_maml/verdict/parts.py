@@ -51,21 +51,23 @@ def parts_of(tasks: Any, folds: int | None, seed: int) -> list[Parts]:
         ValueError: if the tasks cannot be parted.
     """
     if isinstance(tasks, (tuple, list)):
-        if len(tasks) != 3:
-            raise ValueError(
-                "`tasks` must be one task distribution, or a tuple of three: "
-                "training, validation and test tasks. Received: "
-                f"{len(tasks)} of them"
-            )
         _check_no_folds(folds)
-        return [Parts(*map(Part, tasks))]
+        several = tasks if isinstance(tasks, list) else [tasks]
+        if not several or any(len(triple) != 3 for triple in several):
+            raise ValueError(
+                "`tasks` must be one task distribution; a tuple of training, "
+                "validation and test tasks; or a list of such tuples. "
+                f"Received: tasks={tasks!r}"
+            )
+        return [Parts(*map(Part, triple)) for triple in several]
     if hasattr(tasks, "split"):
         if folds is None:
             return [Parts(*map(Part, tasks.split(*_SHARES, seed=seed)))]
-        return [
-            Parts(*map(Part, _with_validation(train, folds, seed)), Part(test))
-            for train, test in tasks.folds(folds, seed=seed)
-        ]
+        parts = []
+        for rest, test in tasks.folds(folds, seed=seed):
+            train, validation = _with_validation(rest, folds, seed)
+            parts.append(Parts(Part(train), Part(validation), Part(test)))
+        return parts
     _check_no_folds(folds)
     if tasks.task_names([0]) is not None:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_maml.engine import contract
 from keras_maml.engine import learner_checks
 from keras_maml.evaluation.evaluate_episodes import evaluate_episodes
 from keras_maml.evaluation.evaluation_report import EvaluationReport
@@ -87,8 +88,9 @@ def should_i_adapt(
             tasks alone. All candidates start from copies of its weights.
         tasks: a distribution whose episodes share nothing, such as
             `tasks.Sinusoid`; a `TableTasks`, of which 60 % of the tasks are
-            for training, 20 % for validation and 20 % for the test; or a tuple
-            of training, validation and test tasks.
+            for training, 20 % for validation and 20 % for the test; a tuple of
+            training, validation and test tasks; or a list of such tuples, one
+            for each fold, without a test task in common.
         loss: as for `compile`.
         metrics: list, as for `compile`. The first one decides, and the loss
             without any. Rows of weight 0 do not count.
@@ -169,10 +171,10 @@ def should_i_adapt(
     if folds is not None:
         check_integer("folds", folds, minimum=2)
     plan.main_metric()
-    facts = {**plan.facts(), "folds": folds or 1, "seed": seed}
+    parts = parts_of(tasks, folds, seed)
+    facts = {**plan.facts(), "folds": len(parts), "seed": seed}
     results = Results(folder, facts)
     reports: dict[str, list[EvaluationReport]] = {}
-    parts = parts_of(tasks, folds, seed)
     for number, part in enumerate(parts):
         fold = candidates_lib.Fold(
             plan,
@@ -186,7 +188,7 @@ def should_i_adapt(
             reports.setdefault(name, []).append(report)
     joined = {name: _joined(several) for name, several in reports.items()}
     verdict = Verdict(joined, facts)
-    verdict.model = made[verdict.choice][1].make(fold)
+    verdict.model = _exportable(made[verdict.choice][1], fold)
     return verdict
 
 
@@ -268,6 +270,16 @@ def _tested(fold, name, candidate, count):
         checksums=report.checksums,
         facts={**facts, **candidate.facts()},
     )
+
+
+def _exportable(candidate, fold):
+    """Returns the model of a candidate, which knows the form of its inputs."""
+    model = candidate.make(fold)
+    x, *_ = next(iter(fold.parts.train.batch(1, count=1)))
+    model.meta_state.input_signature = contract.input_signature(
+        contract.check_inputs(x), model.learner
+    )
+    return model
 
 
 def _joined(reports):

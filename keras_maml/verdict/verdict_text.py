@@ -137,6 +137,13 @@ def _test(verdict):
 
 
 def _tasks(verdict):
+    settings = verdict.reports[verdict.best].facts.get("settings", ())
+    if len(settings) and not any(s["steps"] for s in settings):
+        if verdict.best in ("own", "fine-tuned", "anil", "maml"):
+            return (
+                "Validation tasks chose 0 inner steps for "
+                f"{LABELS[verdict.best]}: no step helps."
+            )
     here = task_errors(verdict.reports[verdict.best])
     there = task_errors(verdict.reports["pooled"])
     shared = [name for name in here if name in there]

@@ -78,10 +78,13 @@ def test_parts_may_be_given():
     three = [tasks.Sinusoid(seed=seed) for seed in range(3)]
     [parts] = parts_of(tuple(three), None, seed=0)
     assert [part.tasks for part in parts] == three
-    with pytest.raises(ValueError, match="tuple of three"):
-        parts_of(three[:2], None, seed=0)
+    folds = parts_of([tuple(three), tuple(three[::-1])], None, seed=0)
+    assert [fold.test.tasks for fold in folds] == [three[2], three[0]]
+    for wrong in (tuple(three[:2]), [], [tuple(three), tuple(three[:2])]):
+        with pytest.raises(ValueError, match="or a list of such tuples"):
+            parts_of(wrong, None, seed=0)
     with pytest.raises(ValueError, match="`folds` needs one table"):
-        parts_of(three, 2, seed=0)
+        parts_of(tuple(three), 2, seed=0)
     with pytest.raises(ValueError, match="`folds` needs one table"):
         parts_of(tasks.Sinusoid(), 2, seed=0)
 

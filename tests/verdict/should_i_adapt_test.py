@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_maml
 from keras_maml import tasks
@@ -162,4 +163,7 @@ def test_classes_of_unequal_tasks_in_folds(tmp_path):
     assert "of 8 tasks" in str(verdict)
     assert verdict.reports["pooled"].summary().mean < 0.7
     x, *_ = table.episode(0)
-    verdict.model.predict({k: v[None] for k, v in x.items()}, verbose=0)
+    verdict.model.export(tmp_path / "model", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "model"))
+    x = {k: v[None] for k, v in x.items() if k != "support_weight"}
+    assert served.serve(x).shape == (1, x["query_x"].shape[1], 2)

@@ -108,6 +108,14 @@ def test_people_who_are_not_helped_are_named():
     )
 
 
+def test_it_says_if_no_step_helps():
+    found = verdict(gains(0, 0.1))
+    found.reports["own"].facts["settings"] = [{"steps": 0, "inner_rate": 0.1}]
+    assert "tasks chose 0 inner steps for a model of each" in str(
+        Verdict(found.reports)
+    )
+
+
 def test_episodes_without_names():
     found = verdict(gains(0, 0.1), tasks=None)
     assert "of 48 episodes." in str(found)
