@@ -102,7 +102,8 @@ def read_tasks(config, path):
         seed=config.seed,
     )
     if table.left_out:
-        print(f"Too few rows, left out: {', '.join(table.left_out)}")
+        some = ", ".join(table.left_out[:10])
+        print(f"Too few rows: {len(table.left_out)} tasks, such as {some}")
     return table.split(0.7, 0.1, 0.2, seed=config.seed)
 
 

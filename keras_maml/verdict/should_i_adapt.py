@@ -136,7 +136,7 @@ def should_i_adapt(
         keras_maml.tasks.Sinusoid(),
         loss="mse",
         candidates=["pooled", "own"],
-        budget=50,  # far too small: see docs/should_i_adapt.md
+        budget=5,  # far too small: see docs/should_i_adapt.md
         trials=1,
         most_steps=5,
         episodes=20,

@@ -276,8 +276,8 @@ def _notes(verdict):
     yield (
         f"Each training has {facts['budget']:,} gradient evaluations on "
         f"meta-batches of {facts['meta_batch_size']} tasks. These are so many "
-        f"steps: {steps}. Each candidate has {facts['trials']} trials of "
-        "learning rates, which validation tasks choose from. Candidates are "
+        f"steps: {steps}. Trials of learning rates of each candidate, "
+        f"from which validation tasks choose: {facts['trials']}. Candidates are "
         f"tested on the same episodes. Intervals are over {over}; p is "
         "that of a paired test, and only the one in the text above was planned "
         "(validation tasks chose it)."
