@@ -275,12 +275,12 @@ def _notes(verdict):
     over = verdict.reports["pooled"].shared or "episodes"
     yield (
         f"Each training has {facts['budget']:,} gradient evaluations on "
-        f"meta-batches of {facts['meta_batch_size']} tasks. These are so many "
-        f"steps: {steps}. Trials of learning rates of each candidate, "
-        f"from which validation tasks choose: {facts['trials']}. Candidates are "
-        f"tested on the same episodes. Intervals are over {over}; p is "
-        "that of a paired test, and only the one in the text above was planned "
-        "(validation tasks chose it)."
+        f"meta-batches of {facts['meta_batch_size']} tasks, in steps: {steps}. "
+        "Trials of learning rates of each candidate, from which validation "
+        f"tasks choose: {facts['trials']}. Candidates are tested on the same "
+        f"episodes. Intervals are over {over}; p is that of a paired test, "
+        "and only the one in the text above was planned (validation tasks "
+        "chose it)."
     )
 
 
