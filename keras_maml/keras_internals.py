@@ -276,6 +276,12 @@ def compiled_metrics(model):
     return model._compile_metrics
 
 
+def has_unweighted_metrics(model):
+    """Returns whether `compile` got `metrics`, beside `weighted_metrics`."""
+    metrics = compiled_metrics(model)
+    return metrics is not None and bool(metrics._user_metrics)
+
+
 def unbuilt_metrics(model):
     """Returns the compiled metrics if they are not built, else `None`."""
     metrics = compiled_metrics(model)

@@ -416,6 +416,9 @@ def test_compiled_metrics_score_a_task_without_variables():
     state = metrics.stateless_reset_state()
     state = metrics.stateless_update_state(state, y, y + 2)
     assert float(metrics.stateless_result(state)["mae"]) == pytest.approx(2)
+    assert keras_internals.has_unweighted_metrics(meta_model)
+    meta_model.compile(loss="mse", weighted_metrics=["mae"])
+    assert not keras_internals.has_unweighted_metrics(meta_model)
     [mae] = metrics.metrics
     assert keras_internals.direction(mae) == "down"
     assert keras_internals.direction(keras.metrics.BinaryAccuracy()) == "up"

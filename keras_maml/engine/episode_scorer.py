@@ -77,6 +77,7 @@ class EpisodeScorer:
               `(T, steps)`, see `adaptation_path`.
             - `"finite"`: `(T,)`, whether all of it is finite.
             - `"counts"`: `(T,)`, whether a query has a weight.
+            - `"complete"`: `(T,)`, whether all queries have one.
             - what `visit` returns, `(T, steps + 1, ...)`.
         """
         model = self._model
@@ -87,10 +88,10 @@ class EpisodeScorer:
         x, y = targets.checked(model, x, y, sample_weight)
         count = tf.shape(tf.nest.flatten(y)[0])[0]
         tasks = {"x": x, "y": y, "number": seeds.task_numbers(count)}
-        counts = tf.fill([count], True)
+        counts = complete = tf.fill([count], True)
         if sample_weight is not None:
             tasks["sample_weight"] = sample_weight
-            counts = weightless.tasks_with_weight(sample_weight)
+            counts, complete = weightless.tasks_with_weight(sample_weight)
         theta = model.meta_state.theta()
         learner = self._task_learner(x, None)
         other = None
@@ -100,7 +101,7 @@ class EpisodeScorer:
             lambda task: (self._episode(theta, task, learner, other), ()),
             tasks,
         )
-        return {**results, "counts": counts}
+        return {**results, "counts": counts, "complete": complete}
 
     def _task_learner(self, x, statistics):
         return self._model.meta_state.task_learner(

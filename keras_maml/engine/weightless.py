@@ -45,12 +45,21 @@ def count(number, sample_weight):
 
 
 def tasks_with_weight(sample_weight):
-    """Returns whether a query of a task has a weight, `(T,)`."""
-    counts = [
-        tf.reduce_any(weight != 0, list(range(1, weight.shape.rank)))
+    """Returns whether queries of a task have a weight.
+
+    Args:
+        sample_weight: structure of weights `(T, Q, ...)` or `(T, 1)`.
+
+    Returns:
+        Two bool tensors `(T,)`: whether any query has one, and whether all do.
+    """
+    weights = [
+        tf.reshape(weight != 0, [tf.shape(weight)[0], -1])
         for weight in tf.nest.flatten(sample_weight)
     ]
-    return tf.reduce_any(tf.stack(counts), 0)
+    has_any = [tf.reduce_any(weight, 1) for weight in weights]
+    has_all = [tf.reduce_all(weight, 1) for weight in weights]
+    return tf.reduce_any(has_any, 0), tf.reduce_all(has_all, 0)
 
 
 def _filled_support(x):

@@ -26,8 +26,10 @@ class ConformalPrediction(NamedTuple):
             query. `None` for values.
         coverage: float, the expected share of intervals or sets that hold the
             truth, at least `1 - miscoverage`.
-        guarantee: float, the share that is guaranteed for any data and any
-            learner, below `coverage`. May be negative, which says nothing.
+        guarantee: float, the share that theorems guarantee for any learner and
+            any data whose support examples and queries can be exchanged, if
+            folds have one size. It is below `coverage`, and says nothing if it
+            is negative. `None` for classes, whose folds depend on the labels.
 
     Example:
 
@@ -47,7 +49,7 @@ class ConformalPrediction(NamedTuple):
     high: np.ndarray | None
     sets: np.ndarray | None
     coverage: float
-    guarantee: float
+    guarantee: float | None
 
 
 def conformal_prediction(
@@ -84,7 +86,7 @@ def conformal_prediction(
         folds: int, the number of folds. Each example is in one fold. For
             classes, a fold takes as many examples of each class as of any
             other, if it can. Defaults to one fold for each example, or 10 of
-            more than 20 examples. For classes, defaults to the size of the
+            more than 50 examples. For classes, defaults to the size of the
             smallest class.
         inner_steps: int, the number of inner steps. Defaults to
             `evaluation_steps` of the model.
@@ -96,13 +98,22 @@ def conformal_prediction(
         ValueError: if an argument does not have the form above, if a class has
             one support example only, or if a prediction is not finite.
 
-    Example: see `ConformalPrediction`.
+    Example:
+
+    ```python
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), inner_loss="mse"
+    )
+    x, y = keras_maml.tasks.Sinusoid(k_shot=9, q_query=2).episode(0)
+    result = keras_maml.conformal_prediction(meta_model, **x)
+    print(result.low, y, result.high)
+    ```
 
     Reference:
         Barber et al., 2021, "Predictive inference with the jackknife+", eq. 11
         and theorems 1 and 4; Vovk, 2015, "Cross-conformal predictors". For
-        classes, the score is one less the probability of a class, as in
-        Sadinle et al., 2019, and folds hold all classes.
+        classes, the score is one less the probability of a class. Deviation:
+        folds hold all classes, so the theorems do not apply to them.
     """
     x = contract.check_support(support_x, support_y)
     x["query_x"] = contract.tensors("query_x", query_x)
@@ -126,9 +137,9 @@ def conformal_prediction(
             f"Received: predictions {outputs!r}"
         )
     if classes is None:
-        return _intervals(outputs[0].numpy(), values, fold_of, rank)
+        return intervals(outputs[0].numpy(), values, fold_of, rank)
     probabilities = classes.probabilities(outputs[0]).numpy()
-    return _sets(probabilities, labels, fold_of, rank)
+    return sets(probabilities, labels, fold_of, rank)
 
 
 def fold_outputs(meta_model, x, fold_of, inner_steps=None):
@@ -191,7 +202,7 @@ def fold_outputs(meta_model, x, fold_of, inner_steps=None):
     )
 
 
-def _intervals(outputs, support_y, fold_of, rank):
+def intervals(outputs, support_y, fold_of, rank):
     """Returns the `ConformalPrediction` of values.
 
     Args:
@@ -225,7 +236,7 @@ def _intervals(outputs, support_y, fold_of, rank):
     )
 
 
-def _sets(probabilities, labels, fold_of, rank):
+def sets(probabilities, labels, fold_of, rank):
     """Returns the `ConformalPrediction` of classes.
 
     Args:
@@ -245,5 +256,5 @@ def _sets(probabilities, labels, fold_of, rank):
         None,
         worse < rank.position,
         rank.coverage,
-        rank.guarantee(fold_of),
+        None,
     )

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 # What there is a value of for each inner step, of which only the first counts.
 _FIRST = ("gradient_norm", "step_length")
-_KEPT = ("scores", "other", "n_way", "finite", "counts", *_FIRST)
+_KEPT = ("scores", "other", "n_way", "finite", "counts", "complete", *_FIRST)
 
 
 class EpisodeColumns:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_maml import keras_internals
 from keras_maml import streams
 from keras_maml.engine import contract
 from keras_maml.engine.episode_scorer import EpisodeScorer
@@ -59,6 +60,9 @@ def evaluate_episodes(
           and to predict its queries.
         - `"skipped"`: int, the number of episodes that are not finite and were
           left out, with `bad_tasks="skip"`.
+        - `"copies"`: int, the number of episodes in which copies of other
+          queries take the place of queries of weight 0, if the model has
+          `metrics`, which count them.
         - `"normalization"`: string, the setting of the model. If the learner
           has trainable `BatchNormalization` and the setting is
           `"transductive"` or `"support"`: `"other_statistics"`, the other one
@@ -130,6 +134,8 @@ def evaluate_episodes(
     if columns.bins is not None:
         facts["bins"] = columns.bins
     facts["skipped"] = int((~finite).sum())
+    if keras_internals.has_unweighted_metrics(meta_model):
+        facts["copies"] = int((~arrays["complete"]).sum())
     facts["seconds"] = _seconds(meta_model, first_batch, inner_steps)
     return EvaluationReport(
         {n: arrays["scores"][..., i].T for i, n in enumerate(scorer.names)},

@@ -195,7 +195,7 @@ class EvaluationReport:
                 [int(number) for number in self.episodes[rows]],
                 names,
             )
-            for names, rows in self._rows_of_tasks().items()
+            for names, rows in self._rows_of_tasks()
         ]
         tasks.sort(key=lambda t: t.score, reverse=direction == "down")
         return tasks[: max(1, round(share * len(tasks)))]
@@ -307,18 +307,19 @@ class EvaluationReport:
         names = [name for names in tasks for name in names]
         if len(set(names)) == len(names):
             return None
-        return "tasks" if len(names) == len(tasks) else "classes"
+        is_one = all(len(names) == 1 for names in tasks)
+        return "tasks" if is_one else "classes"
 
     def _rows_of_tasks(self):
-        """Returns a dict from the names of tasks to their episodes' rows."""
+        """Returns pairs of a task's names and the rows of its episodes."""
         if self.tasks is None:
-            return {(str(n),): [i] for i, n in enumerate(self.episodes)}
-        if any(len(names) != 1 for names in self.tasks):
-            return {names: [i] for i, names in enumerate(self.tasks)}
+            return [((str(n),), [i]) for i, n in enumerate(self.episodes)]
+        if self.shared != "tasks":
+            return [(names, [i]) for i, names in enumerate(self.tasks)]
         rows: dict = {}
         for i, names in enumerate(self.tasks):
             rows.setdefault(names, []).append(i)
-        return rows
+        return rows.items()
 
 
 def _values(metric, values):

@@ -8,7 +8,7 @@ import numpy as np
 from keras_maml.validation import check_integer
 
 # Up to this number of examples, each is a fold of its own.
-_LEAVE_ONE_OUT = 20
+_LEAVE_ONE_OUT = 50
 _FOLDS = 10
 
 

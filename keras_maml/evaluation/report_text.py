@@ -32,21 +32,34 @@ def markdown(report):
 
 def alarms(report):
     """Returns a sentence for each reason to doubt a report's scores."""
+    return [*_away_from_chance(report), *_copies(report)]
+
+
+def _away_from_chance(report):
     before, chance = report.facts.get("before"), report.facts.get("chance")
     if before is None:
-        return []
+        return
     estimate = statistics.mean_of(np.subtract(before, chance))
-    if not estimate.p_value() < _ALARM:
-        return []
-    return [
-        f"Before adaptation, {number(np.mean(before))} of the predictions are "
-        f"right, and 1 / N is {number(np.mean(chance))} "
-        f"({p_text(estimate.p_value())}). If each episode draws its labels "
-        "anew, labels leak: look for queries among the support examples, and "
-        "for labels that follow from the order of the examples. If a label "
-        "means the same in every task, a model that does not adapt may be "
-        "enough."
-    ]
+    if estimate.p_value() < _ALARM:
+        yield (
+            f"Before adaptation, {number(np.mean(before))} of the predictions "
+            f"are right, and 1 / N is {number(np.mean(chance))} "
+            f"({p_text(estimate.p_value())}). If each episode draws its labels "
+            "anew, labels leak: look for queries among the support examples, "
+            "and for labels that follow from the order of the examples. If a "
+            "label means the same in every task, a model that does not adapt "
+            "may be enough."
+        )
+
+
+def _copies(report):
+    count = report.facts.get("copies", 0)
+    if count:
+        yield (
+            f"In {_episodes(count)}, copies of other queries take the place of "
+            "queries of weight 0, and `metrics` count them. Compile the model "
+            "with `weighted_metrics` in their place."
+        )
 
 
 def number(value):

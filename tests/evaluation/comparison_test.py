@@ -40,6 +40,8 @@ def test_only_shared_episodes_are_compared():
     b = report(B[::-1], episodes=range(39, 9, -1))
     result = keras_maml.compare(a, b)
     assert result.episodes == 20
+    expected = scipy.stats.ttest_rel(A[10:], B[:20])
+    assert result.p_value == pytest.approx(expected.pvalue, 1e-4)
     assert result.difference == pytest.approx(np.mean(A[10:] - B[:20]), 1e-5)
 
 

@@ -54,7 +54,7 @@ def test_scores_of_regression():
     assert report.name == meta_model.learner.name
     assert report.summary().tasks95 is not None
     assert report.facts["seconds"] > 0
-    assert report.facts["skipped"] == 0
+    assert (report.facts["skipped"], report.facts["copies"]) == (0, 0)
     assert report.calibration() is None
     # Before adaptation, all is measured at θ.
     check_sensitivity(report, meta_model, batches[0])
@@ -95,6 +95,8 @@ def test_scores_of_a_classifier_with_weights():
         assert logs.keys() == report.scores.keys()
         for name, value in logs.items():
             assert report.values(name)[task] == pytest.approx(value, 1e-5)
+    [alarm] = [a for a in report.alarms() if "`weighted_metrics`" in a]
+    assert "In 3 episodes, copies" in alarm
     check_classes(report, meta_model, x, y, weight > 0)
     check_statistics(report, meta_model, x, y)
 

@@ -83,6 +83,10 @@ def test_worst_episodes():
     assert len(worst) == 4
     assert worst[0].score >= worst[1].score
     assert worst[0].names == classes[worst[0].episodes[0] - 100]
+    twice = EvaluationReport(
+        {"loss": [[1.0, 2.0]]}, tasks=[("a", "b"), ("a", "b")]
+    )
+    assert [task.score for task in twice.worst(1.0)] == [2, 1]
     report = EvaluationReport({"own": [[1.0, 2.0]]}, [7, 9])
     with pytest.raises(ValueError, match="`metric` must be a metric of which"):
         report.worst()

@@ -98,9 +98,9 @@ def test_cohens_d():
 
 def test_expected_calibration_error():
     # Ten predictions of confidence 0.6, half of them right; 30 of 0.9, of which
-    # 24 are right; and an empty bin.
-    sums = [[10, 6, 5], [0, 0, 0], [30, 27, 24]]
+    # 21 are right; and an empty bin.
+    sums = [[10, 6, 5], [0, 0, 0], [30, 27, 21]]
     calibration = Calibration.from_sums(sums)
     np.testing.assert_allclose(calibration.confidence, [0.6, np.nan, 0.9])
-    np.testing.assert_allclose(calibration.accuracy, [0.5, np.nan, 0.8])
-    assert calibration.error == pytest.approx(0.1)
+    np.testing.assert_allclose(calibration.accuracy, [0.5, np.nan, 0.7])
+    assert calibration.error == pytest.approx((10 * 0.1 + 30 * 0.2) / 40)
