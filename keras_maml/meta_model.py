@@ -337,12 +337,12 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
     ) -> None:
         """Writes a SavedModel that adapts and predicts without this library.
 
-        The `serve` endpoint and the `serving_default` signature take
-        `support_x`, `support_y` and `query_x` with any number of tasks and
-        examples. They return the predictions of `predict`.
+        `keras_maml.serving.AdaptiveModel` loads it. Of its signatures, `adapt`
+        returns named weights, and `predict` takes them. `adapt_and_predict`
+        and `serving_default` do both. docs/serving.md has them all.
 
         Args:
-            filepath: path of the SavedModel.
+            filepath: path of the SavedModel, such as `"models/sines/1"`.
             format: `"tf_saved_model"`. No other format can hold the inner
                 loop.
             verbose: bool. Whether to print a message.

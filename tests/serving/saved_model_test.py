@@ -237,7 +237,7 @@ def test_all_kinds_of_models_are_served(loads, tmp_path):
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         inputs = batches
-        if isinstance(meta_model.learner.input, dict):
+        if not isinstance(meta_model.learner, keras.Sequential):
             inputs = {
                 case: {
                     key: value
