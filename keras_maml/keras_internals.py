@@ -26,6 +26,7 @@ REPLACED_FUNCTIONS = {
     "separable_conv2d": tf.nn,
     "pool": tf.nn,
     "concat": tf,
+    "pad": tf,
     "resize": tf.image,
     "stateless_uniform": tf.random,
     "stateless_normal": tf.random,

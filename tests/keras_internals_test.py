@@ -231,6 +231,7 @@ LAYERS = {
     "concat": lambda: keras.layers.Lambda(
         lambda x: keras.ops.concatenate([x, x])
     ),
+    "pad": lambda: keras.layers.ZeroPadding2D(1),
     "stateless_uniform": lambda: keras.layers.Lambda(
         lambda x: x + keras.random.uniform([1], seed=1)
     ),
