@@ -29,14 +29,16 @@ INSTALL_REQUIRES = [
 ]
 
 PLOTS = ["matplotlib>=3.10"]
+TENSORBOARD = [*PLOTS, "tensorboard>=2.20"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
 TESTS = [
-    *PLOTS,
+    *TENSORBOARD,
     *RL,
     "hypothesis>=6.100",
     "Pillow>=10.0",
     "pytest>=8.0",
     "pytest-xdist>=3.8",
+    "scipy>=1.14",
 ]
 # Pinned, so that a new release of a tool never turns a finished change red.
 DOCS = [
@@ -70,6 +72,7 @@ setuptools.setup(
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "plots": PLOTS,
+        "tensorboard": TENSORBOARD,
         "rl": RL,
         "tests": TESTS,
         "docs": DOCS,

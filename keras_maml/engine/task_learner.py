@@ -9,6 +9,7 @@ from keras_maml.engine import learner_checks
 from keras_maml.engine import normalization as normalization_lib
 from keras_maml.engine import prototypes
 from keras_maml.engine import seeds
+from keras_maml.engine.adaptation_path import adaptation_path
 from keras_maml.engine.adapted_task import AdaptedTask
 from keras_maml.engine.inner_loop import inner_loop
 from keras_maml.engine.support_loss import SupportLoss
@@ -30,6 +31,8 @@ class TaskLearner:
             `None` for all.
         n_way: int or tensor, the number of classes of a head that starts from
             prototypes. `None` if the learner includes the head.
+        normalization: string, the statistics in the place of the model's
+            `normalization`.
 
     Attributes:
         learner, support_loss, steps: see above.
@@ -48,6 +51,7 @@ class TaskLearner:
         training,
         inner_batch_size=None,
         n_way=None,
+        normalization=None,
     ):
         state = meta_model.meta_state
         self.learner = meta_model.learner
@@ -57,7 +61,7 @@ class TaskLearner:
         self.context = adaptation.context_positions(self.learner)
         self.support_term = meta_model.meta_gradient.support_term
         self._inner_optimizer = meta_model.inner_optimizer
-        self._normalization = meta_model.normalization
+        self._normalization = normalization or meta_model.normalization
         self._per_step_norm = state.per_step_norm
         self._statistics = state.statistics_values()
         # Read here, because XLA cannot read variables in a vectorized loop.
@@ -96,7 +100,9 @@ class TaskLearner:
             theta: a `Theta` of tensors.
             task: dict of `"x"`, the inputs of one task, and optionally
                 `"number"`, the number of the task, which determines its
-                random seeds.
+                random seeds, and `"steps"`, an integer tensor, the number of
+                inner steps in the place of `steps`. Then nothing may derive
+                the result.
             second_order: bool, as in `inner_loop`.
             rematerialize: bool. Whether the backward pass computes each inner
                 step again.
@@ -111,13 +117,8 @@ class TaskLearner:
         Returns:
             An `AdaptedTask`.
         """
-        theta = self._task_start(theta)
-        state = dict(self._statistics)
-        if "number" in task:
-            state.update(seeds.task_seeds(self.learner, task["number"]))
-        support = {k: v for k, v in task["x"].items() if k != "query_x"}
-        head = self._first_head(theta, state, support)
-        loss = SupportLoss(self, theta, support, head, derive_data)
+        theta, loss, state = self.start(theta, task, derive_data)
+        steps = task.get("steps", self.steps)
 
         def watch_step(number, moving, state, frozen):
             state = seeds.fork(self.learner, state, seeds.QUERY_WHILE_ADAPTING)
@@ -126,7 +127,7 @@ class TaskLearner:
         form = inner_forms.inner_form(
             self.learner,
             len(self.positions),
-            self.steps,
+            steps,
             rematerialize,
             trace_once,
         )
@@ -139,7 +140,7 @@ class TaskLearner:
             loss.frozen,
             optimizer=self._inner_optimizer,
             parameters=theta.parameters,
-            steps=self.steps,
+            steps=steps,
             second_order=second_order,
             form=form,
             watch=watch and watch_step,
@@ -150,9 +151,7 @@ class TaskLearner:
             for i, value in adapted.state.items()
             if value is not self._fixed.get(i)
         }
-        task_at_end = loss.task_at(
-            self.steps, adapted.weights, state, loss.frozen
-        )
+        task_at_end = loss.task_at(steps, adapted.weights, state, loss.frozen)
         return task_at_end._replace(
             support_loss=lambda weights: loss.on_whole_support_set(
                 weights, state
@@ -162,25 +161,96 @@ class TaskLearner:
             loss_scale=self._loss_scale,
         )
 
+    def start(self, theta, task, derive_data=False):
+        """Returns what the inner loop of a task starts from.
+
+        Args:
+            theta: as in `adapt`.
+            task: as in `adapt`.
+            derive_data: as in `adapt`.
+
+        Returns:
+            A tuple `(theta, loss, state)`: the `Theta` that the task starts
+            from, its `SupportLoss`, and the state that differs from the
+            learner's.
+        """
+        theta = self.task_start(theta)
+        state = dict(self._statistics)
+        if "number" in task:
+            state.update(seeds.task_seeds(self.learner, task["number"]))
+        support = {k: v for k, v in task["x"].items() if k != "query_x"}
+        head = self._first_head(theta, state, support)
+        loss = SupportLoss(self, theta, support, head, derive_data)
+        return theta, loss, state
+
+    def path(self, theta, task, visit):
+        """Takes the steps of the inner loop, and visits the learner in each.
+
+        Nothing of it has a derivative.
+
+        Args:
+            theta: as in `adapt`.
+            task: as in `adapt`.
+            visit: function `(adapted)` that returns a dict of tensors. It gets
+                the `AdaptedTask` before the first step, and after each.
+
+        Returns:
+            A tuple `(visits, steps, adapted)`: the results of `visit`, stacked
+            to `(steps + 1, ...)`, the facts of each step (see
+            `adaptation_path`), and the `AdaptedTask` after the last step.
+        """
+        theta, loss, state = self.start(theta, task)
+        visits, steps, (moving, _, state) = adaptation_path(
+            loss,
+            {**self._fixed, **state},
+            optimizer=self._inner_optimizer,
+            parameters=theta.parameters,
+            steps=self.steps,
+            loss_scale=self._loss_scale,
+            visit=lambda number, moving, state: visit(
+                loss.task_at(number, moving, state, loss.frozen)
+            ),
+        )
+        adapted = loss.task_at(self.steps, moving, state, loss.frozen)
+        return visits, steps, adapted
+
     def predict(self, adapted, query_x):
         """Returns the adapted learner's `LearnerOutput` on queries."""
-        # The query set uses the per-step values of the last inner step.
-        step = tf.maximum(adapted.step - 1, 0)
-        if self._normalization == "per_step":
-            # In training batch statistics, else the statistics of the step.
-            return self.call(adapted, step, query_x, None)
-        if self._normalization != "support" or not self._batch_norms:
-            return self.call(adapted, step, query_x, self.batch_statistics)
-        statistics = self._support_statistics(adapted)
-        with_statistics = adapted._replace(
-            state={**adapted.state, **statistics}
-        )
-        output = self.call(with_statistics, step, query_x, False)
+        with_statistics = self.with_query_statistics(adapted)
+        output = self.predict_alone(with_statistics, query_x)
         # To keep the moving averages of the inner loop, not the statistics
         # that replaced them in this call.
-        averages = {i: v for i, v in adapted.state.items() if i in statistics}
-        state = {i: v for i, v in output.state.items() if i not in statistics}
+        kept = adapted.state
+        replaced = {
+            i
+            for i, value in with_statistics.state.items()
+            if value is not kept.get(i)
+        }
+        averages = {i: v for i, v in kept.items() if i in replaced}
+        state = {i: v for i, v in output.state.items() if i not in replaced}
         return output._replace(state={**state, **averages})
+
+    def with_query_statistics(self, adapted):
+        """Returns the task with the statistics that its queries use.
+
+        The queries then need nothing of the support set any more.
+        """
+        if self._normalization != "support":
+            return adapted
+        statistics = self._support_statistics(adapted)
+        return adapted._replace(state={**adapted.state, **statistics})
+
+    def predict_alone(self, adapted, query_x):
+        """As `predict`, of a task from `with_query_statistics`."""
+        # The query set uses the per-step values of the last inner step.
+        step = tf.maximum(adapted.step - 1, 0)
+        use = self.batch_statistics
+        if self._normalization == "per_step":
+            # In training batch statistics, else the statistics of the step.
+            use = None
+        elif self._normalization == "support":
+            use = False
+        return self.call(adapted, step, query_x, use)
 
     def values(self, adapted):
         """Returns the values of the learner's variables in an adapted copy.
@@ -258,7 +328,7 @@ class TaskLearner:
         rows = (number * size + tf.range(size)) % count
         return tf.nest.map_structure(lambda t: tf.gather(t, rows), support)
 
-    def _task_start(self, theta):
+    def task_start(self, theta):
         """Returns θ with all context parameters set to 0."""
         weights = list(theta.weights)
         for i in self.context:

@@ -1,5 +1,7 @@
 """Classification tasks over a pool of classes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -90,6 +92,24 @@ class Episodes(TaskDistribution):
         """
         classes = self._drawn(index)["classes"]
         return [self.examples.class_names[number] for number in classes]
+
+    def task_names(self, episodes: Sequence[int]) -> list[tuple[str, ...]]:
+        """Returns the names of the classes of episodes, by label.
+
+        Args:
+            episodes: list of ints, increasing numbers of episodes.
+
+        Returns:
+            A list of tuples of `n_way` strings.
+        """
+        first, last = int(episodes[0]), int(episodes[-1])
+        drawn = self._draw_episodes(first, last - first + 1).rebatch(BLOCK)
+        classes = np.concatenate([d["classes"].numpy() for d in drawn])
+        class_names = self.examples.class_names
+        return [
+            tuple(class_names[c] for c in classes[number - first])
+            for number in episodes
+        ]
 
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         examples = self.examples
