@@ -15,7 +15,6 @@ from keras_maml import meta_gradients
 from keras_maml import outer_loss as outer_loss_lib
 from keras_maml import saved_layers
 from keras_maml import saving
-from keras_maml import serving
 from keras_maml.adaptation import AdaptedWeights
 from keras_maml.adaptation import VariableFilter
 from keras_maml.engine import bad_tasks as bad_tasks_lib
@@ -33,6 +32,7 @@ from keras_maml.engine.meta_trainer import MetaTrainer
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
 from keras_maml.outer_loss import OuterLoss
+from keras_maml.serving import saved_model
 from keras_maml.validation import check_choice
 from keras_maml.validation import check_integer
 
@@ -339,12 +339,12 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
     ) -> None:
         """Writes a SavedModel that adapts and predicts without this library.
 
-        The `serve` endpoint and the `serving_default` signature take
-        `support_x`, `support_y` and `query_x` with any number of tasks and
-        examples. They return the predictions of `predict`.
+        `keras_maml.serving.AdaptiveModel` loads it. Of its signatures, `adapt`
+        returns named weights, and `predict` takes them. `adapt_and_predict`
+        and `serving_default` do both. docs/serving.md has them all.
 
         Args:
-            filepath: path of the SavedModel.
+            filepath: path of the SavedModel, such as `"models/sines/1"`.
             format: `"tf_saved_model"`. No other format can hold the inner
                 loop.
             verbose: bool. Whether to print a message.
@@ -360,7 +360,7 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
                 has not seen a meta-batch.
         """
         signature = input_signature or self.meta_state.input_signature
-        serving.export(
+        saved_model.export(
             self, filepath, signature, verbose, format=format, **kwargs
         )
 

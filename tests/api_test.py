@@ -74,6 +74,7 @@ rl.TaskSampler
 rl.Trajectories
 rl.evaluate_returns
 rl.mlp_policy
+serving.AdaptiveModel
 should_i_adapt
 tasks.ClassPool
 tasks.Episodes

@@ -1,5 +1,6 @@
 """Tasks from recordings: windows of signals of unequal length."""
 
+import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,10 @@ from numpy.typing import ArrayLike
 from keras_maml.tasks import columns as columns_lib
 from keras_maml.tasks.cut_rules import CellCuts
 from keras_maml.tasks.recording_rule import ByRecording
-from keras_maml.tasks.table_tasks import Size
-from keras_maml.tasks.table_tasks import TableSettings
+from keras_maml.tasks.table_settings import Size
+from keras_maml.tasks.table_settings import TableSettings
 from keras_maml.tasks.table_tasks import TableTasks
+from keras_maml.tasks.tables import check_balance
 from keras_maml.tasks.tables import make_groups
 from keras_maml.tasks.tables import make_targets
 from keras_maml.tasks.task_rows import TaskRows
@@ -103,12 +105,10 @@ def from_recordings(
     ((4, 50, 3), [0, 0, 0, 1, 1, 1])
     """
     check_choice("order", order, (None, "time"))
-    check_choice("balance", balance, (None, "classes"))
     if order is not None and balance is not None:
         raise ValueError(
-            '`balance` is of no use with `order="time"`: each recording gives '
-            "windows to both sets. Received: "
-            f"balance={balance!r}, order={order!r}"
+            '`balance` is of no use with `order="time"`, where each recording '
+            f"gives windows to both sets. Received: balance={balance!r}"
         )
     length = check_integer("length", length)
     step = check_integer("step", length if step is None else step)
@@ -125,46 +125,46 @@ def from_recordings(
             recordings, recording, task, target, group, features
         )
         name = str(target)
-    for argument, values in of_each.items():
-        if values is not None and values.shape[:1] != lengths.shape:
-            raise ValueError(
-                f"`{argument}` must have a value for each of the "
-                f"{len(lengths)} recordings. Received: {argument} of shape "
-                f"{values.shape}"
-            )
+    _check_each(of_each, len(lengths))
     people, labels, groups = of_each.values()
     targets = make_targets(name, labels, kind)
-    if balance is not None and targets.class_names is None:
-        raise ValueError(
-            '`balance="classes"` needs classes. Received: a regression'
-        )
-    names, people, groups = make_groups(
-        columns_lib.keys("task", "task", people),
-        None if groups is None else columns_lib.keys("group", "group", groups),
-    )
+    check_balance(balance, targets)
+    if groups is not None:
+        groups = columns_lib.keys("group", "group", groups)
+    people = columns_lib.keys("task", "task", people)
+    names, people, groups = make_groups(people, groups)
     _check_signal(signal, lengths, length)
     starts, of_window = _windows(lengths, length, step)
     targets = targets.of(of_window)
     count = len(starts)
+    cells = np.zeros(count, int) if balance is None else targets.values.numpy()
+    rule: Callable = _separate_recordings
     if order is not None:
         cells = _place_within(people)[of_window]
-    elif balance is not None:
-        cells = targets.values.numpy()
-    else:
-        cells = np.zeros(count, int)
+        rule = functools.partial(_pieces, -(-length // step) - 1)
     rows = TaskRows(
         people[of_window], cells, np.arange(count), names, groups, of_window
     )
-    gap = -(-length // step) - 1
-
-    def rule(rows, support, query, cut):
-        if order is None:
-            return ByRecording(rows, support, query)
-        return CellCuts(rows, support, query, cut == "first", gap)
-
     settings = TableSettings(support, query, cut, too_few, preprocess, seed)
     examples = WindowExamples(signal, starts, length, targets)
     return TableTasks(examples, rows, rule, settings)
+
+
+def _separate_recordings(rows, support, query, cut):
+    return ByRecording(rows, support, query)
+
+
+def _pieces(gap, rows, support, query, cut):
+    return CellCuts(rows, support, query, cut == "first", gap)
+
+
+def _check_each(of_each, count):
+    for argument, values in of_each.items():
+        if values is not None and values.shape[:1] != (count,):
+            raise ValueError(
+                f"`{argument}` must have a value for each of the {count} "
+                f"recordings. Received: {argument} of shape {values.shape}"
+            )
 
 
 def _joined(recordings):

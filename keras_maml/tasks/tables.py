@@ -12,8 +12,8 @@ from keras_maml.tasks.draw_rules import AtRandom
 from keras_maml.tasks.labelled_examples import check_examples
 from keras_maml.tasks.table_examples import TableExamples
 from keras_maml.tasks.table_examples import Targets
-from keras_maml.tasks.table_tasks import Size
-from keras_maml.tasks.table_tasks import TableSettings
+from keras_maml.tasks.table_settings import Size
+from keras_maml.tasks.table_settings import TableSettings
 from keras_maml.tasks.table_tasks import TableTasks
 from keras_maml.tasks.task_rows import TaskRows
 from keras_maml.validation import check_choice
@@ -119,7 +119,6 @@ def from_table(
     >>> x["support_x"].shape, x["support_y"].shape, y.shape
     ((10, 2), (10, 1), (15, 1))
     """
-    check_choice("balance", balance, (None, "classes"))
     check_choice("missing", missing, ("raise", "keep"))
     columns = columns_lib.read_columns(data)
 
@@ -128,11 +127,7 @@ def from_table(
 
     task_column = column("task", task)
     targets = make_targets(target, column("target", target), kind)
-    if balance is not None and targets.class_names is None:
-        raise ValueError(
-            '`balance="classes"` needs classes. Received: a regression of '
-            f"{target!r}"
-        )
+    check_balance(balance, targets)
     used = {task, target, group, order, *categories}
     if features is None:
         features = [name for name in columns if name not in used]
@@ -156,10 +151,7 @@ def from_table(
         names,
         groups,
     )
-    if order is None:
-        rule = _at_random
-    else:
-        rule = _task_cuts
+    rule = _at_random if order is None else _task_cuts
     settings = TableSettings(support, query, cut, too_few, preprocess, seed)
     return TableTasks(TableExamples(x, codes, targets), rows, rule, settings)
 
@@ -182,6 +174,16 @@ def make_targets(name: str, column: np.ndarray, kind: str | None) -> Targets:
         )
     values = values.astype("float32").reshape(len(values), -1)
     return Targets(values, None)
+
+
+def check_balance(balance: str | None, targets: Targets) -> None:
+    """Raises a ValueError if `balance` is unknown, or there are no classes."""
+    check_choice("balance", balance, (None, "classes"))
+    if balance is not None and targets.class_names is None:
+        raise ValueError(
+            "`balance` needs classes, and this is a regression. Received: "
+            f"balance={balance!r}"
+        )
 
 
 def make_groups(

@@ -327,7 +327,7 @@ def test_whole_numbers_are_classes_only_if_you_say_so():
         ({"missing": "drop"}, "`missing` must be one of"),
         ({"too_few": "drop"}, "`too_few` must be one of"),
         ({"kind": "ranking"}, "`kind` must be one of"),
-        ({"target": "row", "balance": "classes"}, "needs classes"),
+        ({"target": "row", "balance": "classes"}, "`balance` needs classes"),
         ({"seed": -1}, "`seed` must be"),
     ],
 )
