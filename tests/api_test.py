@@ -76,12 +76,16 @@ rl.mlp_policy
 serving.AdaptiveModel
 tasks.ClassPool
 tasks.Episodes
+tasks.FillMissing
 tasks.GaussianTasks
 tasks.Glyphs
 tasks.Sinusoid
+tasks.TableTasks
 tasks.TaskDistribution
 tasks.from_arrays
 tasks.from_folder
+tasks.from_recordings
+tasks.from_table
 tasks.from_tfds
 tasks.preprocess_omniglot
 """

@@ -81,7 +81,7 @@ class TaskLearner:
     @property
     def batch_statistics(self):
         """The argument `use` of `normalization.batch_statistics`."""
-        return None if self._normalization == "moving" else True
+        return self._normalization != "moving"
 
     def adapt(
         self,

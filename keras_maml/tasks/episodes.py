@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_maml.tasks.labelled_examples import LabelledExamples
+from keras_maml.tasks.labelled_examples import as_inputs
 from keras_maml.tasks.task_distribution import BLOCK
 from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
@@ -164,9 +165,7 @@ class Episodes(TaskDistribution):
         turns = drawn.get(f"{part}_turns")
         if turns is not None:
             x = _rotate(x, turns[..., None, None, None])
-        if x.dtype == tf.uint8:
-            x = tf.cast(x, tf.float32) * np.float32(1 / 255)
-        return x
+        return as_inputs(x)
 
     def _check_examples(self):
         examples = self.examples

@@ -213,8 +213,8 @@ class TaskDistribution:
     def _realize_numbered(self, drawn):
         drawn = dict(drawn)
         number = drawn.pop(_NUMBER, None)
-        x, y = self._realize(drawn)
-        return (x if number is None else {**x, "episode": number}), y
+        x, *rest = self._realize(drawn)
+        return (x if number is None else {**x, "episode": number}), *rest
 
     def _drawn(self, index: int) -> dict[str, np.ndarray]:
         """Returns the random numbers of one episode."""
