@@ -98,7 +98,16 @@ def conformal_prediction(
         ValueError: if an argument does not have the form above, if a class has
             one support example only, or if a prediction is not finite.
 
-    Example: see `ConformalPrediction`.
+    Example:
+
+    ```python
+    meta_model = keras_maml.MetaModel(
+        keras_maml.learners.mlp(), inner_loss="mse"
+    )
+    x, y = keras_maml.tasks.Sinusoid(k_shot=9, q_query=2).episode(0)
+    result = keras_maml.conformal_prediction(meta_model, **x)
+    print(result.low, y, result.high)
+    ```
 
     Reference:
         Barber et al., 2021, "Predictive inference with the jackknife+", eq. 11

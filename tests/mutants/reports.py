@@ -116,7 +116,7 @@ MUTANTS = [
         "evaluation/folds.py",
         "math.ceil((1 - miscoverage) * (count + 1) - 1e-9)",
         "math.ceil((1 - miscoverage) * count - 1e-9)",
-        f"{_CONFORMAL}::test_intervals_by_hand",
+        f"{_CONFORMAL}::test_wrong_arguments",
     ),
     Mutant(
         "callbacks/adaptation_curves.py",
