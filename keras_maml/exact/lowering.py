@@ -11,6 +11,8 @@ import threading
 
 import tensorflow as tf
 
+from keras_maml.exact import built_in
+from keras_maml.exact import built_in_ops
 from keras_maml.exact import convolution as convolution_lib
 from keras_maml.exact import task_axis
 from keras_maml.exact import vectorized_ops
@@ -280,6 +282,7 @@ def _dispatcher(name):
     original = _ORIGINALS[name]
     replacement = _REPLACEMENTS.get(name, original)
     vectorized = vectorized_ops.FUNCTIONS.get(name)
+    for_litert = built_in_ops.FUNCTIONS.get(name)
 
     def dispatch(*args, **kwargs):
         if not getattr(_thread, "depth", 0):
@@ -289,6 +292,8 @@ def _dispatcher(name):
             for value in (*args, *kwargs.values())
         ):
             return original(*args, **kwargs)
+        if for_litert is not None and built_in.is_required():
+            return for_litert(original, *args, **kwargs)
         if vectorized is not None and task_axis.is_vectorized():
             return vectorized(original, *args, **kwargs)
         return replacement(*args, **kwargs)
