@@ -1,6 +1,7 @@
 """Which form the inner steps have in a graph, one of `inner_loop.FORMS`."""
 
 import keras
+import tensorflow as tf
 
 from keras_maml import keras_internals
 from keras_maml.engine import task_forms
@@ -22,10 +23,12 @@ def inner_form(learner, adapted, steps, rematerialize, trace_once):
     Args:
         learner: the learner.
         adapted: int, the number of weights that adapt.
-        steps: int, the number of inner steps.
+        steps: int, the number of inner steps, or a tensor.
         rematerialize: bool. Whether the backward pass computes each step again.
         trace_once: bool. Whether steps may be traced once.
     """
+    if tf.is_tensor(steps):
+        return "counted"
     if rematerialize or steps > _MAX_KEPT:
         return "rematerialized"
     if trace_once and (

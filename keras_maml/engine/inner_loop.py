@@ -5,10 +5,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_maml import keras_internals
 from keras_maml.engine.rematerialized_loop import RematerializedLoop
 from keras_maml.engine.traced_step import TracedStep
 from keras_maml.exact.gradients import dense
 
+# The forms that have derivatives.
 FORMS = ("unrolled", "traced_once", "rematerialized")
 
 
@@ -58,13 +60,15 @@ def inner_loop(
             that may need a gradient.
         optimizer: an `InnerOptimizer`.
         parameters: list of tensors, the learned parameters of `optimizer`.
-        steps: int, 0 or more.
+        steps: int, 0 or more. An integer tensor with the form `"counted"`.
         second_order: bool. With `False`, the outer derivative treats the
             inner gradients as constants.
-        form: string, one of `FORMS`: how a graph has the steps. Unrolled, it
-            has the operations of each step. Traced once, it has these only
-            once, and a call for each step. Rematerialized, it has a
-            `RematerializedLoop`. Has no effect in eager execution.
+        form: string, one of `FORMS` or `"counted"`: how a graph has the
+            steps. Unrolled, it has the operations of each step. Traced once,
+            it has these only once, and a call for each step. Rematerialized,
+            it has a `RematerializedLoop`. Counted, it has a loop of as many
+            steps as a tensor says, which cannot be derived. Has no effect in
+            eager execution, where `steps` is an int.
         watch: optional function with the arguments of `support_loss` that
             returns a scalar. It is called before each step but the first.
         loss_scale: float. The loss is multiplied by this scale before its
@@ -86,6 +90,9 @@ def inner_loop(
     )
     flat_fixed = tf.nest.flatten(fixed)
     carry = (weights, optimizer.init(weights), state)
+    if form == "counted":
+        weights, _, state = _counted_steps(step, steps, carry, flat_fixed)
+        return Adapted(weights, state, tf.zeros([0]), None)
     if tf.executing_eagerly() or form == "traced_once" and steps < 2:
         form = "unrolled"
     # `watch` is not called before the first step, so this step is another one.
@@ -121,6 +128,34 @@ def _equal_steps(step, form, start, stop, carry, flat_fixed):
     # a loop that is given one, and returns zeros for all tasks.
     state = _changes_as_constants(carry[-1], state)
     return (*moved, state), columns
+
+
+def _counted_steps(step, count, carry, flat_fixed):
+    """Returns the carry after steps whose number only a run tells."""
+    traced = TracedStep(step, carry, flat_fixed)
+    inputs = traced.inputs(carry, flat_fixed)
+
+    @keras_internals.out_of_line
+    def take(number, inputs):
+        return traced.forward(number, inputs)[0]
+
+    def body(number, *changed):
+        now = list(inputs)
+        for i, tensor in zip(traced.changed, changed):
+            now[i] = tensor
+        outputs = take(number, now)
+        return number + 1, *(outputs[i] for i in traced.changed)
+
+    _, *changed = tf.while_loop(
+        lambda number, *_: number < tf.cast(count, number.dtype),
+        body,
+        (tf.constant(0), *(inputs[i] for i in traced.changed)),
+        parallel_iterations=1,
+    )
+    flat = tf.nest.flatten(carry)
+    for i, tensor in zip(traced.changed, changed):
+        flat[i] = tensor
+    return tf.nest.pack_sequence_as(carry, flat)
 
 
 class _InnerStep:

@@ -96,7 +96,9 @@ class TaskLearner:
             theta: a `Theta` of tensors.
             task: dict of `"x"`, the inputs of one task, and optionally
                 `"number"`, the number of the task, which determines its
-                random seeds.
+                random seeds, and `"steps"`, an integer tensor, the number of
+                inner steps in the place of `steps`. Then nothing may derive
+                the result.
             second_order: bool, as in `inner_loop`.
             rematerialize: bool. Whether the backward pass computes each inner
                 step again.
@@ -111,12 +113,13 @@ class TaskLearner:
         Returns:
             An `AdaptedTask`.
         """
-        theta = self._task_start(theta)
+        theta = self.task_start(theta)
         state = dict(self._statistics)
         if "number" in task:
             state.update(seeds.task_seeds(self.learner, task["number"]))
         support = {k: v for k, v in task["x"].items() if k != "query_x"}
         head = self._first_head(theta, state, support)
+        steps = task.get("steps", self.steps)
         loss = SupportLoss(self, theta, support, head, derive_data)
 
         def watch_step(number, moving, state, frozen):
@@ -126,7 +129,7 @@ class TaskLearner:
         form = inner_forms.inner_form(
             self.learner,
             len(self.positions),
-            self.steps,
+            steps,
             rematerialize,
             trace_once,
         )
@@ -139,7 +142,7 @@ class TaskLearner:
             loss.frozen,
             optimizer=self._inner_optimizer,
             parameters=theta.parameters,
-            steps=self.steps,
+            steps=steps,
             second_order=second_order,
             form=form,
             watch=watch and watch_step,
@@ -150,9 +153,7 @@ class TaskLearner:
             for i, value in adapted.state.items()
             if value is not self._fixed.get(i)
         }
-        task_at_end = loss.task_at(
-            self.steps, adapted.weights, state, loss.frozen
-        )
+        task_at_end = loss.task_at(steps, adapted.weights, state, loss.frozen)
         return task_at_end._replace(
             support_loss=lambda weights: loss.on_whole_support_set(
                 weights, state
@@ -164,23 +165,41 @@ class TaskLearner:
 
     def predict(self, adapted, query_x):
         """Returns the adapted learner's `LearnerOutput` on queries."""
-        # The query set uses the per-step values of the last inner step.
-        step = tf.maximum(adapted.step - 1, 0)
-        if self._normalization == "per_step":
-            # In training batch statistics, else the statistics of the step.
-            return self.call(adapted, step, query_x, None)
-        if self._normalization != "support" or not self._batch_norms:
-            return self.call(adapted, step, query_x, self.batch_statistics)
-        statistics = self._support_statistics(adapted)
-        with_statistics = adapted._replace(
-            state={**adapted.state, **statistics}
-        )
-        output = self.call(with_statistics, step, query_x, False)
+        with_statistics = self.with_query_statistics(adapted)
+        output = self.predict_alone(with_statistics, query_x)
         # To keep the moving averages of the inner loop, not the statistics
         # that replaced them in this call.
-        averages = {i: v for i, v in adapted.state.items() if i in statistics}
-        state = {i: v for i, v in output.state.items() if i not in statistics}
+        kept = adapted.state
+        replaced = {
+            i
+            for i, value in with_statistics.state.items()
+            if value is not kept.get(i)
+        }
+        averages = {i: v for i, v in kept.items() if i in replaced}
+        state = {i: v for i, v in output.state.items() if i not in replaced}
         return output._replace(state={**state, **averages})
+
+    def with_query_statistics(self, adapted):
+        """Returns the task with the statistics that its queries use.
+
+        The queries then need nothing of the support set any more.
+        """
+        if self._normalization != "support":
+            return adapted
+        statistics = self._support_statistics(adapted)
+        return adapted._replace(state={**adapted.state, **statistics})
+
+    def predict_alone(self, adapted, query_x):
+        """As `predict`, of a task from `with_query_statistics`."""
+        # The query set uses the per-step values of the last inner step.
+        step = tf.maximum(adapted.step - 1, 0)
+        use = self.batch_statistics
+        if self._normalization == "per_step":
+            # In training batch statistics, else the statistics of the step.
+            use = None
+        elif self._normalization == "support":
+            use = False
+        return self.call(adapted, step, query_x, use)
 
     def values(self, adapted):
         """Returns the values of the learner's variables in an adapted copy.
@@ -258,7 +277,7 @@ class TaskLearner:
         rows = (number * size + tf.range(size)) % count
         return tf.nest.map_structure(lambda t: tf.gather(t, rows), support)
 
-    def _task_start(self, theta):
+    def task_start(self, theta):
         """Returns θ with all context parameters set to 0."""
         weights = list(theta.weights)
         for i in self.context:

@@ -109,8 +109,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/task_learner.py",
-        "output = self.call(with_statistics, step, query_x, False)",
-        "output = self.call(with_statistics, step, query_x, True)",
+        'elif self._normalization == "support":\n            use = False',
+        'elif self._normalization == "support":\n            use = True',
         "engine/normalization_test.py::test_what_a_prediction_depends_on",
     ),
     Mutant(
