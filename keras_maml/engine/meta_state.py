@@ -226,6 +226,7 @@ class MetaState:
         support_y=None,
         support_loss=None,
         inner_batch_size=None,
+        n_way=None,
     ):
         """Returns a `TaskLearner` with the current settings of the model.
 
@@ -238,6 +239,8 @@ class MetaState:
             support_loss: function, see `TaskLearner`. Defaults to the model's
                 inner loss.
             inner_batch_size: int. Defaults to the model's.
+            n_way: int, the number of classes if the head starts from
+                prototypes. Defaults to the largest label plus one.
         """
         model = self._meta_model
         self.check()
@@ -251,8 +254,9 @@ class MetaState:
             support_loss = inner_loss.resolve(
                 model.inner_loss, getattr(model, "loss", None)
             )
-        n_way = None
-        if model.head_init is not None:
+        if model.head_init is None:
+            n_way = None
+        elif n_way is None:
             n_way = prototypes.count_classes(support_y)
         return TaskLearner(
             model,

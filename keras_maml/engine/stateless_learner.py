@@ -33,15 +33,18 @@ class StatelessLearner:
         signature: dict from `"support_x"`, `"support_y"` and `"query_x"` to
             structures of specs with a `shape` and a `dtype`, with the axes of
             tasks and examples.
+        n_way: int, the number of classes if the head starts from prototypes.
+            Defaults to the largest label plus one.
 
     Attributes:
         specs: dict from each name to the `tf.TensorSpec` of one task's value.
     """
 
-    def __init__(self, meta_model, signature):
+    def __init__(self, meta_model, signature, n_way=None):
         self._meta_model = meta_model
         self._state = meta_model.meta_state
         self._learner = meta_model.learner
+        self._n_way = n_way
         self._positions = self._state.positions()
         names = _names(self._learner)
         variables = self._learner.trainable_variables
@@ -58,8 +61,8 @@ class StatelessLearner:
             self.specs[name] = _spec(variables[i])
         if meta_model.head_init is not None:
             floatx = keras.backend.floatx()
-            self.specs[HEAD[0]] = tf.TensorSpec((features, None), floatx)
-            self.specs[HEAD[1]] = tf.TensorSpec((None,), floatx)
+            self.specs[HEAD[0]] = tf.TensorSpec((features, n_way), floatx)
+            self.specs[HEAD[1]] = tf.TensorSpec((n_way,), floatx)
         if needs_steps:
             self.specs[STEPS] = tf.TensorSpec((), tf.int32)
 
@@ -154,7 +157,9 @@ class StatelessLearner:
         if support_y is None:
             # Only the start of the head depends on the labels.
             support_y = tf.zeros([1], tf.int32)
-        return self._state.task_learner(training=False, support_y=support_y)
+        return self._state.task_learner(
+            training=False, support_y=support_y, n_way=self._n_way
+        )
 
     def _task(self, learner, theta, weights, state):
         return AdaptedTask(
