@@ -7,6 +7,7 @@ from keras_maml import learners
 from keras_maml import meta_gradients
 from keras_maml import outer_loss
 from keras_maml import rl
+from keras_maml import serving
 from keras_maml import tasks
 from keras_maml.context import ContextParameters
 from keras_maml.engine.cpu_settings import configure_threads
@@ -29,5 +30,6 @@ __all__ = [
     "meta_gradients",
     "outer_loss",
     "rl",
+    "serving",
     "tasks",
 ]

@@ -15,7 +15,6 @@ from keras_maml import meta_gradients
 from keras_maml import outer_loss as outer_loss_lib
 from keras_maml import saved_layers
 from keras_maml import saving
-from keras_maml import serving
 from keras_maml.adaptation import AdaptedWeights
 from keras_maml.adaptation import VariableFilter
 from keras_maml.engine import bad_tasks as bad_tasks_lib
@@ -33,6 +32,8 @@ from keras_maml.engine.meta_trainer import MetaTrainer
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
 from keras_maml.outer_loss import OuterLoss
+from keras_maml.serving import litert
+from keras_maml.serving import saved_model
 from keras_maml.validation import check_choice
 from keras_maml.validation import check_integer
 
@@ -358,9 +359,10 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
                 has not seen a meta-batch.
         """
         signature = input_signature or self.meta_state.input_signature
-        serving.export(
-            self, filepath, signature, verbose, format=format, **kwargs
-        )
+        writer = litert if format == "litert" else saved_model
+        if format != "litert":
+            kwargs["format"] = format
+        writer.export(self, filepath, signature, verbose, **kwargs)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

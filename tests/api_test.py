@@ -66,6 +66,7 @@ rl.TaskSampler
 rl.Trajectories
 rl.evaluate_returns
 rl.mlp_policy
+serving.AdaptiveModel
 tasks.ClassPool
 tasks.Episodes
 tasks.GaussianTasks

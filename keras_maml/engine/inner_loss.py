@@ -13,6 +13,10 @@ from keras_maml import keras_internals
 LossFunction: TypeAlias = Callable[[Any, Any], tf.Tensor]
 
 
+class UnweighableLossError(ValueError):
+    """Raised if a weight meets a loss that has no value for each example."""
+
+
 def resolve(inner_loss, compiled_loss):
     """Returns the function of `inner_loss`, or else of the compiled loss.
 
@@ -70,7 +74,7 @@ def resolve(inner_loss, compiled_loss):
         for factor in weights:
             missing_axes = values.shape.rank - factor.shape.rank
             if missing_axes < 0:
-                raise ValueError(
+                raise UnweighableLossError(
                     "`support_weight` and masks need a loss for each example "
                     "(and each masked step). The inner loss returns values of "
                     f"shape {values.shape} for weights of shape "

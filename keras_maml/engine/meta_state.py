@@ -224,9 +224,9 @@ class MetaState:
         training,
         steps=None,
         support_y=None,
+        n_way=None,
         support_loss=None,
         inner_batch_size=None,
-        n_way=None,
     ):
         """Returns a `TaskLearner` with the current settings of the model.
 
@@ -234,13 +234,13 @@ class MetaState:
             training: bool, the `training` argument of the learner.
             steps: int, the number of inner steps. Defaults to `inner_steps`
                 if `training`, and to `evaluation_steps` otherwise.
-            support_y: tensor, the support targets of the meta-batch, needed
-                if the head starts from prototypes.
+            support_y: tensor, the support targets of the meta-batch. If the
+                head starts from prototypes, they tell the number of classes.
+            n_way: integer tensor, the number of classes, in the place of
+                `support_y`.
             support_loss: function, see `TaskLearner`. Defaults to the model's
                 inner loss.
             inner_batch_size: int. Defaults to the model's.
-            n_way: int, the number of classes if the head starts from
-                prototypes. Defaults to the largest label plus one.
         """
         model = self._meta_model
         self.check()
@@ -254,9 +254,7 @@ class MetaState:
             support_loss = inner_loss.resolve(
                 model.inner_loss, getattr(model, "loss", None)
             )
-        if model.head_init is None:
-            n_way = None
-        elif n_way is None:
+        if model.head_init is not None and support_y is not None:
             n_way = prototypes.count_classes(support_y)
         return TaskLearner(
             model,

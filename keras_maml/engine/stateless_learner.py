@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_maml import keras_internals
+from keras_maml.engine import prototypes
 from keras_maml.engine import seeds
 from keras_maml.engine.adapted_task import AdaptedTask
 
@@ -65,6 +66,7 @@ class StatelessLearner:
             self.specs[HEAD[1]] = tf.TensorSpec((n_way,), floatx)
         if needs_steps:
             self.specs[STEPS] = tf.TensorSpec((), tf.int32)
+        self._traces = {}
 
     def adapt(self, x, steps=None):
         """Learns one task.
@@ -79,9 +81,9 @@ class StatelessLearner:
         Returns:
             A dict of tensors of the form of `specs`.
         """
-        number = seeds.task_numbers(1)[0]
-        learner = self._task_learner(x["support_y"])
-        return self._adapt(learner, self._state.theta(), x, number, steps)
+        tasks = self._tasks({"x": tf.nest.map_structure(_with_axis, x)}, steps)
+        task = tf.nest.map_structure(lambda t: t[0], tasks)
+        return self._adapt(self._state.theta(), task)
 
     def predict(self, query_x, weights):
         """Returns the outputs for queries of one task.
@@ -90,43 +92,86 @@ class StatelessLearner:
             query_x: structure of tensors `(Q, ...)`.
             weights: dict of tensors, as `adapt` returns it.
         """
+        return self._predict(self._state.theta(), query_x, weights)
+
+    def _predict(self, theta, query_x, weights):
         learner = self._task_learner()
-        return self._predict(learner, self._state.theta(), query_x, weights)
+        values = list(learner.task_start(theta).weights)
+        for i, name in self._weight_names.items():
+            values[i] = weights[name]
+        state = {i: weights[name] for i, name in self._state_names.items()}
+        task = self._task(learner, theta, values, state)
+        head = tuple(weights[name] for name in HEAD if name in weights)
+        step = weights.get(STEPS, learner.steps)
+        task = task._replace(head=head, step=step)
+        return learner.predict_alone(task, query_x).outputs
 
     def adapt_tasks(self, x, steps=None):
         """As `adapt`, of tensors with a leading axis of tasks."""
-        learner = self._task_learner(x["support_y"])
         theta = self._state.theta()
-        tasks = {"x": x, "number": _numbers(x)}
-        if steps is not None:
-            tasks["steps"] = steps
 
         def adapt(task):
-            weights = self._adapt(
-                learner, theta, task["x"], task["number"], task.get("steps")
-            )
-            return weights, ()
+            return self._call(self._adapt, theta, task), ()
 
-        return self._meta_model.map_tasks(adapt, tasks)[0]
+        return self._map(adapt, self._tasks({"x": x}, steps))
 
     def predict_tasks(self, query_x, weights):
         """As `predict`, of tensors with a leading axis of tasks."""
-        learner = self._task_learner()
         theta = self._state.theta()
-        tasks = {"query_x": query_x, "weights": weights}
-        tasks["number"] = _numbers(query_x)
 
         def predict(task):
-            return self._predict(
-                learner, theta, task["query_x"], task["weights"]
-            ), ()
+            query, weights = task["query_x"], task["weights"]
+            return self._call(self._predict, theta, query, weights), ()
 
-        return self._meta_model.map_tasks(predict, tasks)[0]
+        return self._map(predict, {"query_x": query_x, "weights": weights})
 
-    def _adapt(self, learner, theta, x, number, steps):
-        task = {"x": x, "number": number}
+    def adapt_and_predict_tasks(self, x, query_x):
+        """Returns the weights of `adapt_tasks`, and the outputs for queries."""
+        theta = self._state.theta()
+
+        def adapt_and_predict(task):
+            weights = self._call(self._adapt, theta, task["support"])
+            outputs = self._call(self._predict, theta, task["query_x"], weights)
+            return (weights, outputs), ()
+
+        tasks = {"support": self._tasks({"x": x}), "query_x": query_x}
+        return self._map(adapt_and_predict, tasks)
+
+    def _call(self, function, *arguments):
+        """Calls a function that is traced once, for all graphs.
+
+        A `tf.function` is traced twice, in case that it makes variables.
+        """
+        specs = tf.nest.map_structure(
+            lambda t: tf.TensorSpec(t.shape, t.dtype), arguments
+        )
+        key = f"{function.__name__} {specs}"
+        if key not in self._traces:
+            self._traces[key] = tf.function(
+                function, autograph=False
+            ).get_concrete_function(*specs)
+        return self._traces[key](*arguments)
+
+    def _map(self, function, tasks):
+        return self._meta_model.map_tasks(function, tasks)[0]
+
+    def _tasks(self, tasks, steps=None):
+        """Returns what `_adapt` needs of each task."""
+        labels = tasks["x"]["support_y"]
+        first = tf.nest.flatten(labels)[0]
+        count = first.shape[0] or tf.shape(first)[0]
+        tasks["number"] = seeds.task_numbers(count)
         if steps is not None:
-            task["steps"] = steps
+            tasks["steps"] = tf.broadcast_to(steps, [count])
+        if self._meta_model.head_init is not None and self._n_way is None:
+            # Heads of one width can be stacked.
+            n_way = prototypes.count_classes(labels)
+            tasks["n_way"] = tf.broadcast_to(n_way, [count])
+        return tasks
+
+    def _adapt(self, theta, task):
+        task = dict(task)
+        learner = self._task_learner(task.pop("n_way", None))
         adapted = learner.adapt(theta, task)
         adapted = learner.with_query_statistics(adapted)
         weights = {
@@ -141,24 +186,9 @@ class StatelessLearner:
             weights[STEPS] = tf.cast(adapted.step, tf.int32)
         return weights
 
-    def _predict(self, learner, theta, query_x, weights):
-        values = list(learner.task_start(theta).weights)
-        for i, name in self._weight_names.items():
-            values[i] = weights[name]
-        state = {i: weights[name] for i, name in self._state_names.items()}
-        head = [weights[name] for name in HEAD if name in weights]
-        task = self._task(learner, theta, values, state)
-        task = task._replace(head=tuple(head))
-        if STEPS in weights:
-            task = task._replace(step=weights[STEPS])
-        return learner.predict_alone(task, query_x).outputs
-
-    def _task_learner(self, support_y=None):
-        if support_y is None:
-            # Only the start of the head depends on the labels.
-            support_y = tf.zeros([1], tf.int32)
+    def _task_learner(self, n_way=None):
         return self._state.task_learner(
-            training=False, support_y=support_y, n_way=self._n_way
+            training=False, n_way=self._n_way if n_way is None else n_way
         )
 
     def _task(self, learner, theta, weights, state):
@@ -184,6 +214,8 @@ class StatelessLearner:
         candidates = [
             i for i in range(len(variables)) if i not in self._state.statistics
         ]
+        if not variables and self._meta_model.head_init is None:
+            return [], False, None
         support, query = (
             tf.nest.map_structure(_without_tasks, signature[key])
             for key in ("support_x", "query_x")
@@ -223,11 +255,6 @@ class StatelessLearner:
         return needed, step, function.outputs[0].shape[-1]
 
 
-def _numbers(structure):
-    first = tf.nest.flatten(structure)[0]
-    return seeds.task_numbers(first.shape[0] or tf.shape(first)[0])
-
-
 def _names(learner):
     """Returns the name of each variable, by its `id`."""
     names = {}
@@ -243,6 +270,10 @@ def _names(learner):
 
 def _spec(variable):
     return tf.TensorSpec(variable.shape, variable.dtype)
+
+
+def _with_axis(tensor):
+    return tensor[tf.newaxis]
 
 
 def _without_tasks(spec):

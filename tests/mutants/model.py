@@ -159,7 +159,7 @@ MUTANTS = [
     ),
     # -- Files
     Mutant(
-        "serving.py",
+        "serving/saved_model.py",
         "dict(zip(KEYS, values)), training=False)",
         "dict(zip(KEYS, values)), training=True)",
         "serving_test.py::test_every_choice_of_statistics_is_served[moving]",

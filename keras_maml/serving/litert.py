@@ -15,6 +15,8 @@ from keras_maml.engine.contract import KEYS
 from keras_maml.engine.stateless_learner import STEPS
 from keras_maml.engine.stateless_learner import StatelessLearner
 from keras_maml.exact import built_in
+from keras_maml.serving.endpoints import named
+from keras_maml.serving.endpoints import predictions
 from keras_maml.validation import check_choice
 from keras_maml.validation import check_integer
 
@@ -68,7 +70,7 @@ def export(
 
 def _litert_file():
     try:
-        from keras_maml import litert_file
+        from keras_maml.serving import litert_file
     except ImportError as error:
         raise ImportError(
             '`format="litert"` needs the package ai-edge-litert. Run '
@@ -221,20 +223,3 @@ def _layer(place, names):
             if name in names:
                 return f"layer {name!r}"
     return None
-
-
-def named(spec, name):
-    if hasattr(spec, "shape"):
-        return tf.TensorSpec(spec.shape, spec.dtype, name=name)
-    paths = keras.tree.flatten_with_path(spec)
-    named_specs = [
-        named(leaf, "_".join([name, *map(str, path)])) for path, leaf in paths
-    ]
-    return tf.nest.pack_sequence_as(spec, named_specs)
-
-
-def predictions(outputs):
-    if tf.is_tensor(outputs):
-        return {"predictions": outputs}
-    paths = keras.tree.flatten_with_path(outputs)
-    return {"_".join(["predictions", *map(str, p)]): t for p, t in paths}
