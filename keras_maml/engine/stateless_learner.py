@@ -36,12 +36,14 @@ class StatelessLearner:
             tasks and examples.
         n_way: int, the number of classes if the head starts from prototypes.
             Defaults to the largest label plus one.
+        steps: int, the number of inner steps of every task. `None` if
+            `adapt` gets it.
 
     Attributes:
         specs: dict from each name to the `tf.TensorSpec` of one task's value.
     """
 
-    def __init__(self, meta_model, signature, n_way=None):
+    def __init__(self, meta_model, signature, n_way=None, steps=None):
         self._meta_model = meta_model
         self._state = meta_model.meta_state
         self._learner = meta_model.learner
@@ -49,11 +51,10 @@ class StatelessLearner:
         self._positions = self._state.positions()
         names = _names(self._learner)
         variables = self._learner.trainable_variables
-        self._weight_names = {
-            i: names[id(variables[i])] for i in self._positions
-        }
+        moving = [] if steps == 0 else self._positions
+        self._weight_names = {i: names[id(variables[i])] for i in moving}
         self.specs = {
-            self._weight_names[i]: _spec(variables[i]) for i in self._positions
+            self._weight_names[i]: _spec(variables[i]) for i in moving
         }
         needed, needs_steps, features = self._needed(signature)
         variables = self._learner.non_trainable_variables
@@ -64,7 +65,7 @@ class StatelessLearner:
             floatx = keras.backend.floatx()
             self.specs[HEAD[0]] = tf.TensorSpec((features, n_way), floatx)
             self.specs[HEAD[1]] = tf.TensorSpec((n_way,), floatx)
-        if needs_steps:
+        if needs_steps and steps is None:
             self.specs[STEPS] = tf.TensorSpec((), tf.int32)
         self._traces = {}
 

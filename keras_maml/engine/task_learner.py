@@ -281,7 +281,7 @@ class TaskLearner:
     def task_start(self, theta):
         """Returns θ with all context parameters set to 0."""
         weights = list(theta.weights)
-        if built_in.is_required():
+        if built_in.is_required() and self.steps:
             # `built_in_ops` tells the weights that move from the others.
             for i in self.positions:
                 weights[i] = tf.identity(weights[i])

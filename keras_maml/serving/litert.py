@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras_maml import keras_internals
 from keras_maml.engine import targets
 from keras_maml.engine.contract import KEYS
-from keras_maml.engine.stateless_learner import STEPS
 from keras_maml.engine.stateless_learner import StatelessLearner
 from keras_maml.exact import built_in
 from keras_maml.serving.endpoints import named
@@ -125,37 +124,38 @@ def _with_one_task(spec):
 
 def _signatures(meta_model, specs, n_way):
     """Returns the traced functions of the file, by name."""
-    learner = StatelessLearner(meta_model, specs, n_way)
+    steps = meta_model.evaluation_steps
+    steps = meta_model.inner_steps if steps is None else steps
+    learner = StatelessLearner(meta_model, specs, n_way, steps)
     query = specs["query_x"]
     support = {key: specs[key] for key in specs if key != "query_x"}
     weights = {
         name: tf.TensorSpec((1, *spec.shape), spec.dtype, name)
         for name, spec in learner.specs.items()
-        # The file has one number of steps.
-        if name != STEPS
     }
 
     def adapt(x):
         x, _ = targets.checked(meta_model, x)
-        adapted = learner.adapt(_only(x))
-        return _with_tasks({name: adapted[name] for name in weights})
+        return _with_tasks(learner.adapt(_only(x)))
 
     def predict(query_x, weights):
         outputs = learner.predict(_only(query_x), _only(weights))
         return predictions(_with_tasks(outputs))
 
+    # Traced once. The converter puts them into their caller.
+    adapt = tf.function(adapt, autograph=False)
+    adapt = adapt.get_concrete_function(support)
+    predict = tf.function(predict, autograph=False)
+    predict = predict.get_concrete_function(query, weights)
+
     def adapt_and_predict(x, query_x):
         return predict(query_x, adapt(x))
 
+    both = tf.function(adapt_and_predict, autograph=False)
     return {
-        function.__name__: tf.function(
-            function, autograph=False
-        ).get_concrete_function(*arguments)
-        for function, *arguments in (
-            (adapt, support),
-            (predict, query, weights),
-            (adapt_and_predict, support, query),
-        )
+        "adapt": adapt,
+        "predict": predict,
+        "adapt_and_predict": both.get_concrete_function(support, query),
     }
 
 
