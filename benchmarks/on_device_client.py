@@ -1,0 +1,108 @@
+"""Times one .tflite file on one core, with neither TensorFlow nor Keras.
+
+    python -m benchmarks.on_device_client FILE
+
+Prints a line of JSON. `benchmarks.on_device` runs it. A file of TensorFlow's
+recipe needs TensorFlow's interpreter, with --resource_variables.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--episodes", type=pathlib.Path)
+    parser.add_argument("--resource_variables", type=int)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+    if arguments.resource_variables is not None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from tensorflow.lite import Interpreter
+    else:
+        from ai_edge_litert.interpreter import Interpreter
+    before = memory()
+    interpreter = Interpreter(str(arguments.file), num_threads=1)
+    if arguments.episodes:
+        predict(interpreter, arguments.episodes)
+        line = {}
+    else:
+        line = timed(interpreter, arguments)
+    # What TensorFlow's interpreter needs to be there counts.
+    line["memory_mb"] = memory() - (0 if "tensorflow" in sys.modules else 0)
+    line["growth_mb"] = memory() - before
+    line["bytes"] = arguments.file.stat().st_size
+    print(json.dumps(line))
+
+
+def memory():
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def predict(interpreter, path):
+    with np.load(path) as data:
+        x = {name: data[name] for name in data.files if name != "query_y"}
+    adapt = interpreter.get_signature_runner("adapt")
+    predict = interpreter.get_signature_runner("predict")
+    results = []
+    for task in range(len(x["query_x"])):
+        task = {name: array[task : task + 1] for name, array in x.items()}
+        query = task.pop("query_x")
+        weights = adapt(**task)
+        results.append(predict(query_x=query, **weights)["predictions"])
+    np.save(path.with_suffix(".predicted.npy"), np.concatenate(results))
+
+
+def timed(interpreter, arguments):
+    rng = np.random.default_rng(0)
+
+    def inputs(runner, given):
+        return {
+            name: given[name]
+            if name in given
+            else np.arange(np.prod(detail["shape"]))
+            .reshape(detail["shape"])
+            .astype(detail["dtype"])
+            if detail["dtype"] == np.int32
+            else rng.standard_normal(detail["shape"]).astype(detail["dtype"])
+            for name, detail in runner.get_input_details().items()
+        }
+
+    def milliseconds(runner, values, calls=1):
+        times = []
+        for _ in range(arguments.repeats + 3):
+            start = time.perf_counter()
+            for _ in range(calls):
+                runner(**values)
+            times.append(time.perf_counter() - start)
+        return 1000 * float(np.median(times[3:]))
+
+    steps = arguments.resource_variables
+    name = "adapt" if steps is None else "train"
+    adapt = interpreter.get_signature_runner(name)
+    support = inputs(adapt, {})
+    weights = adapt(**support) if steps is None else {}
+    predict = interpreter.get_signature_runner("predict")
+    query = inputs(predict, weights)
+    codes = [o["op_name"] for o in interpreter._get_ops_details()]
+    codes = [code for code in codes if code not in ("DELEGATE", "TfLiteFlex")]
+    return {
+        "adapt_ms": milliseconds(adapt, support, 1 if steps is None else steps),
+        "predict_ms": milliseconds(predict, query),
+        "operations": len(codes),
+        "kinds": len(set(codes)),
+    }
+
+
+if __name__ == "__main__":
+    main()
