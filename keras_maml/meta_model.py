@@ -336,33 +336,31 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         input_signature: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes a SavedModel that adapts and predicts without this library.
+        """Writes a model that adapts and predicts without this library.
 
-        The `serve` endpoint and the `serving_default` signature take
-        `support_x`, `support_y` and `query_x` with any number of tasks and
-        examples. They return the predictions of `predict`.
+        It is a SavedModel, which `keras_maml.serving.AdaptiveModel` loads, or
+        a LiteRT file. Its signature `adapt` returns named weights, `predict`
+        takes them. See docs/serving.md and docs/on_device.md.
 
         Args:
-            filepath: path of the SavedModel.
-            format: `"tf_saved_model"`. No other format can hold the inner
-                loop.
+            filepath: path, such as `"models/sines/1"` or `"sines.tflite"`.
+            format: `"tf_saved_model"`, or `"litert"` (extra `[litert]`).
             verbose: bool. Whether to print a message.
             input_signature: dict from `"support_x"`, `"support_y"` and
                 `"query_x"` to a `tf.TensorSpec`, `keras.KerasTensor` or
                 `keras.InputSpec`. Defaults to the shapes and dtypes of the
-                last meta-batch, with any number of tasks and examples.
-            **kwargs: no further arguments; Keras has some for other formats.
+                last meta-batch, with any number of tasks and examples. LiteRT
+                needs all sizes, of one task, and takes `"support_weight"` too.
+            **kwargs: with LiteRT, `weight_type`, which is `"float32"`,
+                `"float16"` or `"int8"`, and `n_way` for prototypes.
 
         Raises:
-            ValueError: if `format` is another format, if there are further
-                arguments, or if `input_signature` is missing and the model
-                has not seen a meta-batch.
+            ValueError: if an argument is wrong, if `input_signature` is missing
+                and there was no meta-batch, or if LiteRT cannot run a layer.
         """
         signature = input_signature or self.meta_state.input_signature
-        writer = litert if format == "litert" else saved_model
-        if format != "litert":
-            kwargs["format"] = format
-        writer.export(self, filepath, signature, verbose, **kwargs)
+        write = litert.export if format == "litert" else saved_model.export
+        write(self, filepath, signature, verbose, format=format, **kwargs)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

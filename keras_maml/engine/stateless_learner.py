@@ -203,7 +203,7 @@ class StatelessLearner:
             positions=self._positions,
         )
 
-    def _needed(self, signature):
+    def _needed(self, signature, n_way=None, steps=None):
         """Finds out what a prediction needs beside the adapted weights.
 
         Returns:

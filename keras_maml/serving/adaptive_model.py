@@ -250,7 +250,7 @@ def _load(path):
     if missing:
         raise ValueError(
             f"The SavedModel has no signatures {missing}. Another program may "
-            "have written it, or a version of this library before 0.3. Call "
+            "have written it, or an earlier version of this library. Call "
             "`MetaModel.export` again. "
             f"Received: path={path!r} with the signatures {sorted(signatures)}"
         )

@@ -32,11 +32,13 @@ def export(
     signature: dict[str, Any] | None,
     verbose: bool | None = None,
     *,
+    format: str,
     weight_type: str = "float32",
     n_way: int | None = None,
     **options: Any,
 ) -> None:
     """Writes `meta_model` as a LiteRT file, see `MetaModel.export`."""
+    del format
     litert_file = _litert_file()
     check_choice("weight_type", weight_type, litert_file.WEIGHT_TYPES)
     if options:

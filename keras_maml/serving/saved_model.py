@@ -23,7 +23,7 @@ def export(
     if options != {"format": "tf_saved_model"}:
         received = (f"{name}={value!r}" for name, value in options.items())
         raise ValueError(
-            'Only `format="tf_saved_model"` can hold the inner loop, and it '
+            '`format` must be "tf_saved_model" or "litert", and the former '
             f"takes no further arguments. Received: {', '.join(received)}"
         )
     if signature is None:
@@ -52,23 +52,30 @@ def export(
         (endpoints.predict, [query, endpoints.weight_specs]),
         (endpoints.adapt_and_predict, [*support, query]),
     ):
-        archive.add_endpoint(function.__name__, _traced(function, inputs))
-    options = _with_options(endpoints, support)
-    archive.add_endpoint("adapt_with_options", options)
+        name = function.__name__
+        archive.add_endpoint(name, _traced(function, inputs), inputs)
+    archive.add_endpoint(
+        "adapt_with_options", *_with_options(endpoints, support)
+    )
     archive.write_out(filepath, verbose=verbose)
 
 
 def _with_options(endpoints, support):
-    """Returns a traced function, without weights if the loss takes none."""
+    """Returns a function and its inputs, without weights for some losses."""
     weight, steps = endpoints.option_specs
     try:
-        return _traced(endpoints.adapt_with_options, [*support, weight, steps])
+        inputs = [*support, weight, steps]
+        return _traced(endpoints.adapt_with_options, inputs), inputs
     except UnweighableLossError:
-        return _traced(endpoints.adapt_with_steps, [*support, steps])
+        inputs = [*support, steps]
+        return _traced(endpoints.adapt_with_steps, inputs), inputs
 
 
 def _traced(function, specs):
-    """Returns a traced function. With a signature, it would be traced twice."""
+    """Returns a function that calls what is traced here.
+
+    TensorFlow traces an endpoint twice, which then takes no time.
+    """
     traced = tf.function(function, autograph=False)
-    traced.get_concrete_function(*specs)
-    return traced
+    concrete = traced.get_concrete_function(*specs)
+    return lambda *arguments: concrete(*arguments)

@@ -159,16 +159,46 @@ MUTANTS = [
     ),
     # -- Files
     Mutant(
-        "serving/saved_model.py",
-        "dict(zip(KEYS, values)), training=False)",
-        "dict(zip(KEYS, values)), training=True)",
-        "serving_test.py::test_every_choice_of_statistics_is_served[moving]",
+        "engine/stateless_learner.py",
+        "task_learner(training=False, n_way=n_way)",
+        "task_learner(training=True, n_way=n_way)",
+        "serving/saved_model_test.py"
+        "::test_every_choice_of_statistics_is_served[moving]",
+    ),
+    Mutant(
+        "engine/stateless_learner.py",
+        "if is_reached and i in changed",
+        "if i in changed",
+        "engine/stateless_learner_test.py"
+        "::test_only_what_a_prediction_needs_has_a_name[settings1-names1]",
+    ),
+    Mutant(
+        "engine/stateless_learner.py",
+        "step = weights.get(STEPS, learner.steps)",
+        "step = learner.steps",
+        "engine/stateless_learner_test.py"
+        "::test_each_task_may_take_a_number_of_steps_of_its_own",
+    ),
+    Mutant(
+        "serving/endpoints.py",
+        "_finite({**query, **weights}),",
+        "",
+        "serving/adaptive_model_test.py"
+        "::test_bad_queries_and_weights_are_named",
+    ),
+    Mutant(
+        "serving/endpoints.py",
+        "check = _finite(weights, _DIVERGED)",
+        "check = None",
+        "serving/adaptive_model_test.py"
+        "::test_a_bad_support_set_is_named[numbers that diverge]",
     ),
     Mutant(
         "engine/contract.py",
         'if key != "support_y" and len(learner_inputs) == 1:',
         "if len(learner_inputs) == 1:",
-        "serving_test.py::test_every_choice_of_statistics_is_served[moving]",
+        "serving/saved_model_test.py"
+        "::test_every_choice_of_statistics_is_served[moving]",
     ),
     Mutant(
         "saving.py",
