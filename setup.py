@@ -30,7 +30,10 @@ INSTALL_REQUIRES = [
 
 PLOTS = ["matplotlib>=3.10"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
+# The converter is TensorFlow's. The interpreter tells whether a file runs.
+LITERT = ["ai-edge-litert>=2.1.0", "flatbuffers>=24.3.25"]
 TESTS = [
+    *LITERT,
     *PLOTS,
     *RL,
     "hypothesis>=6.100",
@@ -69,6 +72,7 @@ setuptools.setup(
     package_data={"keras_maml": ["py.typed"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={
+        "litert": LITERT,
         "plots": PLOTS,
         "rl": RL,
         "tests": TESTS,

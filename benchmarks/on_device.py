@@ -53,9 +53,7 @@ def separable():
     blocks = []
     for filters, stride in ((32, 1), (64, 2), (64, 2)):
         blocks += [
-            layers.DepthwiseConv2D(
-                3, stride, padding="same", use_bias=False
-            ),
+            layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False),
             layers.BatchNormalization(),
             layers.ReLU(6.0),
             layers.Conv2D(filters, 1, use_bias=False),

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import resource
-import sys
 import time
 
 import numpy as np
@@ -30,23 +29,16 @@ def main():
         from tensorflow.lite import Interpreter
     else:
         from ai_edge_litert.interpreter import Interpreter
-    before = memory()
     interpreter = Interpreter(str(arguments.file), num_threads=1)
     if arguments.episodes:
         predict(interpreter, arguments.episodes)
         line = {}
     else:
         line = timed(interpreter, arguments)
-    # What TensorFlow's interpreter needs to be there counts.
-    line["memory_mb"] = memory() - (0 if "tensorflow" in sys.modules else 0)
-    line["growth_mb"] = memory() - before
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    line["memory_mb"] = peak
     line["bytes"] = arguments.file.stat().st_size
     print(json.dumps(line))
-
-
-def memory():
-    """The most memory that this process has had, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def predict(interpreter, path):

@@ -31,9 +31,7 @@ flags.DEFINE_string(
     "A file that `MetaModel.export` wrote, of a model of sine waves. By "
     "default, the program trains a model and writes one.",
 )
-flags.DEFINE_integer(
-    "iterations", 3000, "Meta-training steps.", lower_bound=1
-)
+flags.DEFINE_integer("iterations", 3000, "Meta-training steps.", lower_bound=1)
 flags.DEFINE_integer("users", 3, "Sine waves to learn.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of weights and waves.", lower_bound=0)
 flags.DEFINE_string("output_dir", "outputs/on_device", "Gets the files.")
@@ -151,9 +149,7 @@ def train_and_export(path, iterations, seed):
 
     import keras_maml
 
-    waves = keras_maml.tasks.Sinusoid(
-        k_shot=K_SHOT, q_query=K_SHOT, seed=seed
-    )
+    waves = keras_maml.tasks.Sinusoid(k_shot=K_SHOT, q_query=K_SHOT, seed=seed)
     meta_model = keras_maml.MetaModel(
         keras_maml.learners.mlp(seed=seed),
         inner_optimizer=0.01,

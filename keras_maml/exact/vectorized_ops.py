@@ -317,12 +317,14 @@ def _is_first(data_format):
 
 
 def channels_last(x, data_format):
+    """Returns images with their channels in the last axis."""
     if not _is_first(data_format):
         return x
     return tf.transpose(x, [0, *range(2, x.shape.rank), 1])
 
 
 def channels_as_in(y, data_format):
+    """Returns the result of `channels_last` in a format again."""
     if not _is_first(data_format):
         return y
     return tf.transpose(y, [0, y.shape.rank - 1, *range(1, y.shape.rank - 1)])

@@ -109,7 +109,7 @@ def _specs(signature):
             "A LiteRT file has fixed sizes, and adapts to one task. Pass an "
             "`input_signature` with the number of examples, such as "
             "tf.TensorSpec((1, 5, 28, 28, 1)). "
-            f"Received: input_signature of shapes {[s.as_list() for s in shapes]}"
+            f"Received: input_signature of shapes {list(map(str, shapes))}"
         )
     return {key: named(spec, key) for key, spec in specs.items()}
 

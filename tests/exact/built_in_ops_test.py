@@ -99,9 +99,7 @@ def test_value_and_gradient(name):
         actual, operations = traced(function, x)
     for a, e in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5)
-    assert not [
-        name for name in operations if MISSING.search(name)
-    ]
+    assert not [name for name in operations if MISSING.search(name)]
 
 
 def test_the_first_of_equal_numbers_gets_the_gradient():

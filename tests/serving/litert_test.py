@@ -217,7 +217,7 @@ MANY = {**specs(episode(2)), "query_x": tf.TensorSpec((2, 4, 2))}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"filepath": "a.bin"}, "must end with \".tflite\". Received: .*a.bin"),
+        ({"filepath": "a.bin"}, 'must end with ".tflite". Received: .*a.bin'),
         ({"weight_type": "int4"}, "`weight_type` must be one of"),
         ({"optimizations": []}, "only further arguments.*optimizations="),
         ({"n_way": 5}, "fixed sizes.*Received: n_way=5, head_init=None"),
@@ -277,9 +277,7 @@ def separable():
 
 
 def recurrent(layer):
-    return keras.Sequential(
-        [keras.Input((5, 2)), layer, keras.layers.Dense(3)]
-    )
+    return keras.Sequential([keras.Input((5, 2)), layer, keras.layers.Dense(3)])
 
 
 def mobilenet(top=True):
