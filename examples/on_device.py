@@ -90,7 +90,7 @@ class Device:
                 f"Received: {sorted(arrays)}"
             )
         for name, detail in wanted.items():
-            array, shape = arrays[name], tuple(detail["shape"])
+            array, shape = arrays[name], tuple(detail["shape"].tolist())
             if array.shape != shape or array.dtype != detail["dtype"]:
                 dtype = np.dtype(detail["dtype"]).name
                 raise ValueError(

@@ -250,6 +250,48 @@ def test_the_package_is_named(tmp_path, monkeypatch):
         written(classifier(), episode(2), tmp_path / "a.tflite")
 
 
+# -- The device of examples/on_device.py
+
+
+def test_bad_input_on_a_device(exported, load_program):
+    _, path, x = exported
+    example = load_program("examples.on_device")
+    device = example.Device(path)
+    good = x["support_x"], x["support_y"]
+    weights = device.adapt(*good)
+    for arguments, message in (
+        ((good[0][0], good[1]), r"`support_x` must have the shape \(1, 6, 2\)"),
+        ((good[0][:, :0], good[1]), r"Received: .* of shape \(1, 0, 2\)"),
+        ((np.ones((1, 10**6, 2), "f"), good[1]), r"shape \(1, 1000000, 2\)"),
+        ((good[0].astype("f8"), good[1]), "Received: .* and dtype float64"),
+        ((np.full_like(good[0], np.nan), good[1]), "`support_x`.* finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            device.adapt(*arguments)
+    del weights["weight_0_kernel"]
+    with pytest.raises(ValueError, match="`predict` takes .*weight_0_kernel"):
+        device.predict(x["query_x"], weights)
+
+
+def test_other_files_on_a_device(exported, load_program, tmp_path):
+    example = load_program("examples.on_device")
+    path = tmp_path / "a.tflite"
+    for content in (b"", b"no model" * 100, None):
+        if content is not None:
+            path.write_bytes(content)
+        else:
+            path.unlink()
+        with pytest.raises(ValueError, match="`path` must be a LiteRT file"):
+            example.Device(path)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [tf.function(tf.abs).get_concrete_function(tf.TensorSpec((2,)))],
+        tf.Module(),
+    )
+    path.write_bytes(converter.convert())
+    with pytest.raises(ValueError, match="with the signatures.*Received"):
+        example.Device(path)
+
+
 # -- Many networks and algorithms, `slow`
 
 
