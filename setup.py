@@ -29,17 +29,19 @@ INSTALL_REQUIRES = [
 ]
 
 PLOTS = ["matplotlib>=3.10"]
+TENSORBOARD = [*PLOTS, "tensorboard>=2.20"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
 # The converter is TensorFlow's. The interpreter tells whether a file runs.
 LITERT = ["ai-edge-litert>=2.1.0", "flatbuffers>=24.3.25"]
 TESTS = [
     *LITERT,
-    *PLOTS,
+    *TENSORBOARD,
     *RL,
     "hypothesis>=6.100",
     "Pillow>=10.0",
     "pytest>=8.0",
     "pytest-xdist>=3.8",
+    "scipy>=1.14",
 ]
 # Pinned, so that a new release of a tool never turns a finished change red.
 DOCS = [
@@ -74,6 +76,7 @@ setuptools.setup(
     extras_require={
         "litert": LITERT,
         "plots": PLOTS,
+        "tensorboard": TENSORBOARD,
         "rl": RL,
         "tests": TESTS,
         "docs": DOCS,

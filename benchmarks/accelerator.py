@@ -110,10 +110,12 @@ def commands(workload, tasks):
         )
     if FLAGS.peers_python is None:
         return
-    program = pathlib.Path(__file__).parent / "accelerator_peer.py"
+    program = pathlib.Path(__file__).parent / "peer.py"
+    changes = json.dumps({"meta_batch": tasks})
     for peer in PEERS:
-        arguments = (FLAGS.peers_dir, peer, workload, tasks, FLAGS.seconds)
-        yield peer, [FLAGS.peers_python, str(program), *map(str, arguments)]
+        arguments = [FLAGS.peers_dir, peer, workload, str(FLAGS.seconds)]
+        arguments += ["gpu", changes]
+        yield peer, [FLAGS.peers_python, str(program), *arguments]
 
 
 def run(command):

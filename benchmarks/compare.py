@@ -27,8 +27,14 @@ from benchmarks import report
 WORKLOADS = ["sine1", "sine5", "omni5w1s", "omni20w1s", "mini5w1s"]
 OURS = "keras_maml"
 # Those that were the fastest or the smallest in a run of all of them.
-DENSE_PEERS = ["jax_vmap", "jax_map", "learn2learn"]
-CONV_PEERS = ["jax_map_im2col", "torchfunc_vmap", "torchopt", "learn2learn"]
+DENSE_PEERS = ["jax_vmap", "jax_map", "learn2learn", "parallel_metalearn"]
+CONV_PEERS = [
+    "jax_map_im2col",
+    "torchfunc_vmap",
+    "torchopt",
+    "learn2learn",
+    "parallel_metalearn",
+]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("peers_python", None, "The peers' Python interpreter.")
@@ -62,7 +68,14 @@ def commands(workload, first_order):
     peers = DENSE_PEERS if workload.startswith("sine") else CONV_PEERS
     runner = str(pathlib.Path(FLAGS.peers_dir) / "run.py")
     for peer in peers:
-        yield peer, [FLAGS.peers_python, runner, f"--peer={peer}", *common]
+        if peer == "parallel_metalearn":
+            changes = json.dumps({"first_order": first_order})
+            arguments = [FLAGS.peers_dir, peer, workload, str(FLAGS.seconds)]
+            program = str(pathlib.Path(__file__).parent / "peer.py")
+            command = [program, *arguments, "cpu", changes]
+        else:
+            command = [runner, f"--peer={peer}", *common]
+        yield peer, [FLAGS.peers_python, *command]
 
 
 def run(command):

@@ -44,6 +44,9 @@ flags.DEFINE_integer("steps_per_execution", None, "Of `compile`.")
 flags.DEFINE_integer("tasks", None, "Tasks of a meta-batch, for another size.")
 flags.DEFINE_integer("inner_steps", None, "Inner steps, for another number.")
 flags.DEFINE_integer("width", None, "Units or filters, for another width.")
+flags.DEFINE_integer("layers", None, "Hidden dense layers.")
+flags.DEFINE_integer("support", None, "Support examples (of each class).")
+flags.DEFINE_integer("query", None, "Query examples (of each class).")
 
 
 def memory(field):
@@ -67,8 +70,8 @@ def main(argv):
     # TensorFlow reads the environment when it is imported.
     from benchmarks import workloads
 
-    flag_names = ("tasks", "inner_steps", "width", "steps_per_execution")
-    changes = {name: FLAGS[name].value for name in flag_names}
+    names = {f.name for f in dataclasses.fields(workloads.Workload)}
+    changes = {name: FLAGS[name].value for name in names & set(FLAGS)}
     workload = dataclasses.replace(
         workloads.WORKLOADS[FLAGS.workload],
         **{k: v for k, v in changes.items() if v is not None},

@@ -24,6 +24,7 @@ class Workload:
         support: int. Support examples (of each class).
         query: int. Query examples (of each class).
         width: int. Units or filters of each hidden layer.
+        layers: int. Hidden layers of a dense network.
         n_way: int. Classes, or 0 for regression of sine waves.
         image: tuple. Shape of an image.
         max_pool: bool. Pooling in the place of strides.
@@ -40,6 +41,7 @@ class Workload:
     image: tuple = ()
     max_pool: bool = False
     steps_per_execution: int = 1
+    layers: int = 2
 
 
 WORKLOADS = {
@@ -56,7 +58,7 @@ def make_learner(workload):
     learner = keras.Sequential()
     if workload.n_way == 0:
         learner.add(keras.Input((1,)))
-        for _ in range(2):
+        for _ in range(workload.layers):
             learner.add(layers.Dense(workload.width, activation="relu"))
         learner.add(layers.Dense(1))
     else:

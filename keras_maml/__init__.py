@@ -11,19 +11,31 @@ from keras_maml import serving
 from keras_maml import tasks
 from keras_maml.context import ContextParameters
 from keras_maml.engine.cpu_settings import configure_threads
-from keras_maml.evaluation import evaluate_tasks
+from keras_maml.evaluation.comparison import Comparison
+from keras_maml.evaluation.comparison import compare
+from keras_maml.evaluation.conformal import ConformalPrediction
+from keras_maml.evaluation.conformal import conformal_prediction
+from keras_maml.evaluation.evaluate_episodes import evaluate_episodes
+from keras_maml.evaluation.evaluate_tasks import evaluate_tasks
+from keras_maml.evaluation.evaluation_report import EvaluationReport
 from keras_maml.meta_model import MetaModel
 from keras_maml.task_scores import TaskScores
 from keras_maml.version import __version__
 
 __all__ = [
+    "Comparison",
+    "ConformalPrediction",
     "ContextParameters",
+    "EvaluationReport",
     "MetaModel",
     "TaskScores",
     "__version__",
     "algorithms",
     "callbacks",
+    "compare",
     "configure_threads",
+    "conformal_prediction",
+    "evaluate_episodes",
     "evaluate_tasks",
     "inner_optimizers",
     "learners",

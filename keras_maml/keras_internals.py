@@ -36,6 +36,7 @@ REPLACED_FUNCTIONS = {
     "separable_conv2d": tf.nn,
     "pool": tf.nn,
     "concat": tf,
+    "pad": tf,
     "resize": tf.image,
     "stateless_uniform": tf.random,
     "stateless_normal": tf.random,
@@ -280,10 +281,26 @@ def loss_tracker(model):
     return model._loss_tracker
 
 
+def compiled_metrics(model):
+    """Returns the metric of all compiled metrics, or `None` without any."""
+    return model._compile_metrics
+
+
+def has_unweighted_metrics(model):
+    """Returns whether `compile` got `metrics`, beside `weighted_metrics`."""
+    metrics = compiled_metrics(model)
+    return metrics is not None and bool(metrics._user_metrics)
+
+
 def unbuilt_metrics(model):
     """Returns the compiled metrics if they are not built, else `None`."""
-    metrics = model._compile_metrics
+    metrics = compiled_metrics(model)
     return None if metrics is None or metrics.built else metrics
+
+
+def direction(metric):
+    """Returns `"up"` or `"down"`: where better values are. Else `None`."""
+    return getattr(metric, "_direction", None)
 
 
 class AutoJitCompile:

@@ -111,8 +111,10 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
               in training, and otherwise moving averages. Each inner step has
               its own moving averages, scales and shifts. Only the outer loop
               trains the scales and shifts.
-            - `"moving"`: as in Keras, in the inner loop too: the statistics
-              of the batch in training, and otherwise the moving averages.
+            - `"moving"`: the moving averages that the learner came with, in
+              both loops, in training too. `fit` does not change them, so
+              choose it for a pretrained learner alone: those of a new learner
+              normalize nothing.
         evaluation_steps: int, the number of inner steps in `evaluate`,
             `predict`, `adapt` and `export`. With 0, the model predicts with
             θ. Defaults to `inner_steps`.

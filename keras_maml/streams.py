@@ -1,6 +1,7 @@
 """Endless datasets, and what is known of those whose episodes have numbers."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -17,6 +18,8 @@ class EpisodeStream:
         count: int, the number of episodes in all, or `None` if endless.
         start: int, the number of the first episode.
         has_numbers: bool, the argument `numbered` of `slices`.
+        task_names: function, `task_names` of a `TaskDistribution`. Defaults to
+            no names.
     """
 
     def __init__(
@@ -26,12 +29,14 @@ class EpisodeStream:
         count: int | None,
         start: int,
         has_numbers: bool = False,
+        task_names: Callable[[Sequence[int]], list | None] = lambda _: None,
     ) -> None:
         self.slices = slices
         self.tasks = tasks
         self.count = count
         self.start = start
         self.has_numbers = has_numbers
+        self.task_names = task_names
 
     def dataset(self) -> tf.data.Dataset:
         """Returns the dataset, for which `stream_of` returns this stream."""
@@ -74,7 +79,14 @@ class EpisodeStream:
         return self._slice(low, high)
 
     def _like(self, count, start, has_numbers):
-        return EpisodeStream(self.slices, self.tasks, count, start, has_numbers)
+        return EpisodeStream(
+            self.slices,
+            self.tasks,
+            count,
+            start,
+            has_numbers,
+            self.task_names,
+        )
 
     def _slice(self, low, high):
         return self.slices(

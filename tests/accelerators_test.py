@@ -348,14 +348,25 @@ def test_fit_in_mixed_precision_as_one_program(policy, accelerator):
     optimizers = [keras.optimizers.SGD(0.5) for _ in range(2)]
     if policy == "mixed_float16":
         optimizers = list(map(keras.optimizers.LossScaleOptimizer, optimizers))
-    actual, _ = fitted(LEARNERS["conv4"], True, optimizers[0])
-    expected, _ = fitted(
-        LEARNERS["conv4"], False, optimizers[1], task_map="loop"
-    )
+
+    # Batch normalisation of few pixels would magnify the rounding.
+    def learner():
+        return keras.Sequential(
+            [
+                keras.layers.Conv2D(4, 3, 2, "same", activation="tanh"),
+                keras.layers.Conv2D(4, 3, 2, "same", activation="tanh"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(2),
+            ]
+        )
+
+    actual, _ = fitted(learner, True, optimizers[0])
+    expected, _ = fitted(learner, False, optimizers[1], task_map="loop")
     assert relative_error([actual], [expected]) < 0.05
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*input channels")
 def test_fit_mobilenet_as_one_program(float64, accelerator):
     def mobilenet():
         body = keras.applications.MobileNetV2(
@@ -363,6 +374,12 @@ def test_fit_mobilenet_as_one_program(float64, accelerator):
         )
         return keras.Model(body.input, keras.layers.Dense(2)(body.output))
 
-    actual, _ = fitted(mobilenet, True, size=32)
-    expected, _ = fitted(mobilenet, False, size=32, task_map="loop")
+    # Its gradient is large before it has seen any images.
+    optimizers = [
+        keras.optimizers.SGD(0.5, global_clipnorm=0.1) for _ in range(2)
+    ]
+    actual, _ = fitted(mobilenet, True, optimizers[0], size=32)
+    expected, _ = fitted(
+        mobilenet, False, optimizers[1], size=32, task_map="loop"
+    )
     assert relative_error([actual], [expected]) < 1e-8

@@ -184,7 +184,7 @@ def test_what_prototypes_cannot_do():
     with pytest.raises(ValueError, match="not part of θ"):
         make("proto_maml", meta_gradient="implicit")
     with pytest.raises(ValueError, match="known when the step is traced"):
-        make("proto_maml", task_map="vectorized")
+        make("proto_maml", task_map="compiled")
 
 
 SGD = keras_maml.inner_optimizers.SGD

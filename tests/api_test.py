@@ -8,7 +8,10 @@ import keras_maml
 
 # A change of this list is a change of the public API: say so in CHANGELOG.md.
 PUBLIC = """
+Comparison
+ConformalPrediction
 ContextParameters
+EvaluationReport
 MetaModel
 TaskScores
 algorithms.anil
@@ -21,10 +24,14 @@ algorithms.maml_plus_plus
 algorithms.meta_sgd
 algorithms.proto_maml
 algorithms.reptile
+callbacks.AdaptationCurves
 callbacks.FirstOrderUntil
 callbacks.PreAdaptationMetrics
 callbacks.Resume
+compare
 configure_threads
+conformal_prediction
+evaluate_episodes
 evaluate_tasks
 inner_optimizers.Adagrad
 inner_optimizers.Adam
@@ -69,12 +76,16 @@ rl.mlp_policy
 serving.AdaptiveModel
 tasks.ClassPool
 tasks.Episodes
+tasks.FillMissing
 tasks.GaussianTasks
 tasks.Glyphs
 tasks.Sinusoid
+tasks.TableTasks
 tasks.TaskDistribution
 tasks.from_arrays
 tasks.from_folder
+tasks.from_recordings
+tasks.from_table
 tasks.from_tfds
 tasks.preprocess_omniglot
 """

@@ -213,9 +213,48 @@ def test_what_a_gpu_would_be_timed_on(load_program, monkeypatch, capsys):
         "peers",
         "torchfunc_vmap",
         "omni5w1s",
-        "8",
         "8.0",
+        "gpu",
+        '{"meta_batch": 8}',
     ]
+
+
+def test_dense_networks_are_timed_beside_peers(
+    load_program, monkeypatch, capsys
+):
+    program = load_program(
+        "benchmarks.dense_grid",
+        "--networks=20-20:10:3:8",
+        "--peers=jax_map",
+        "--peers_python=python",
+        "--peers_dir=peers",
+    )
+    line = {"start_rss_mb": 100.0, "peak_rss_mb": 150.0, "first_loss": 1.0}
+    lines = [
+        {**line, "median_s_per_step": 0.001},
+        {**line, "median_s_per_step": 0.002},
+    ]
+    commands = []
+    monkeypatch.setattr(
+        program, "run", lambda c: commands.append(c) or lines[len(commands) - 1]
+    )
+    program.main(["dense_grid"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == (
+        "| 20-20 | 10 | 3 | 8 | 1.00 | 2.00 | 2.00× | 50 | 50 |"
+    )
+    assert json.loads(commands[1][-1]) == {
+        "hidden": [20, 20],
+        "support": 10,
+        "query": 10,
+        "inner_steps": 3,
+        "meta_batch": 8,
+        "first_order": False,
+    }
+    lines[1]["first_loss"] = 1.1
+    commands.clear()
+    with pytest.raises(ValueError, match="Not the same work"):
+        program.main(["dense_grid"])
 
 
 def test_operations_of_a_loop_over_tasks_are_counted(load_program):

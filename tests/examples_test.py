@@ -27,8 +27,11 @@ EXAMPLES = {
     "navigation_rl": "--horizon=0",
     "omniglot": "--k_shot=0",
     "on_device": "--iterations=0",
+    "own_images": "--k_shot=0",
+    "own_tables": "--support=0",
     "serve": "--seed=-1",
     "sinusoid": "--k_shot=0",
+    "wearable": "--support=0",
 }
 
 
@@ -478,3 +481,82 @@ def test_half_cheetah(load, monkeypatch, tmp_path, capsys):
     folder = tmp_path / "velocity"
     assert is_picture(folder / "training.png")
     assert (folder / "maml" / "run.resume").exists()
+
+
+def test_wearable_reads_both_files(load, tmp_path):
+    example = load("wearable")
+    rng = np.random.default_rng(0)
+    signals = [rng.normal(size=(n, 6)).astype("float32") for n in (30, 40)]
+    package = {
+        "X": signals,
+        "y": np.array([1.0, 0.0]),
+        "y_labels": ["lift", "pull"],
+        "subject": np.array([3, 4]),
+        "side": np.array([0, 1]),
+    }
+    np.save(tmp_path / "watch.npy", package, allow_pickle=True)
+    np.savez(
+        tmp_path / "watch.npz",
+        signal=np.concatenate(signals),
+        lengths=[30, 40],
+        exercise=[1, 0],
+        exercise_names=["lift", "pull"],
+        subject=[3, 4],
+        right=[0, 1],
+    )
+    for name in ("watch.npy", "watch.npz"):
+        found = example.read(str(tmp_path / name))
+        assert [s.shape for s in found.signals] == [(30, 6), (40, 6)]
+        np.testing.assert_array_equal(found.signals[1], signals[1])
+        assert found.exercises.tolist() == ["pull", "lift"]
+        assert found.people.tolist() == [3, 4]
+        assert found.sides.tolist() == [0, 1]
+
+
+def test_wearable_keeps_a_person_on_one_side(load):
+    example = load("wearable")
+    table = example.make_tasks(flags.FLAGS, example.make_up(0))
+    for train, test in table.leave_one_task_out():
+        assert len(test.names) == 2
+        assert len({name.split()[0] for name in test.names}) == 1
+        assert not set(train.groups) & set(test.groups)
+
+
+def test_own_tables_scales_by_training_tasks(load, tmp_path):
+    example = load("own_tables")
+    path = tmp_path / "shops.csv"
+    example.make_up(path, seed=0, shops=10, days=40)
+    train, validation, test = example.read_tasks(flags.FLAGS, path)
+    assert [len(t.names) for t in (train, validation, test)] == [7, 1, 2]
+    learner = example.make_learner(flags.FLAGS, train)
+    x, y = train.episode(0)
+    assert learner(x["query_x"]).shape == y.shape
+    assert abs(learner.layers[-1].offset - y.mean()) < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("own_images", ["--filters=2", "--test_tasks=10"]),
+        ("own_tables", []),
+        (
+            "wearable",
+            ["--people=1", "--filters=2", "--length=64", "--step=32"],
+        ),
+    ],
+)
+def test_own_data_from_files_to_an_exported_model(name, settings, tmp_path):
+    printed = run(
+        f"examples/{name}.py",
+        "--iterations=2",
+        "--meta_batch_size=2",
+        f"--output_dir={tmp_path}",
+        *settings,
+    )
+    assert "MAML" in printed
+    served = tf.saved_model.load(str(tmp_path / "saved_model"))
+    inputs = served.signatures["serving_default"].structured_input_signature[1]
+    assert any(key.startswith("support_y") for key in inputs)
+    # Nothing to go on with is left.
+    assert not list(tmp_path.glob("*.resume*"))

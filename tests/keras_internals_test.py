@@ -244,6 +244,7 @@ LAYERS = {
     "concat": lambda: keras.layers.Lambda(
         lambda x: keras.ops.concatenate([x, x])
     ),
+    "pad": lambda: keras.layers.ZeroPadding2D(1),
     "stateless_uniform": lambda: keras.layers.Lambda(
         lambda x: x + keras.random.uniform([1], seed=1)
     ),
@@ -423,3 +424,20 @@ def test_keras_says_that_it_writes_the_old_format(tmp_path):
     assert seen[0] is False
     assert seen[-1] is True
     assert not keras_internals.is_saving_h5()
+
+
+def test_compiled_metrics_score_a_task_without_variables():
+    meta_model = regression_model()
+    x, y = regression_batch()
+    meta_model.evaluate(x, y, verbose=0)
+    metrics = keras_internals.compiled_metrics(meta_model)
+    state = metrics.stateless_reset_state()
+    state = metrics.stateless_update_state(state, y, y + 2)
+    assert float(metrics.stateless_result(state)["mae"]) == pytest.approx(2)
+    assert keras_internals.has_unweighted_metrics(meta_model)
+    meta_model.compile(loss="mse", weighted_metrics=["mae"])
+    assert not keras_internals.has_unweighted_metrics(meta_model)
+    [mae] = metrics.metrics
+    assert keras_internals.direction(mae) == "down"
+    assert keras_internals.direction(keras.metrics.BinaryAccuracy()) == "up"
+    assert keras_internals.direction(keras.metrics.Sum()) is None

@@ -5,8 +5,10 @@ A process of its own for each run, so that its memory is its own.
 
 import gc
 import json
+import queue
 import resource
 import sys
+import threading
 import tracemalloc
 
 import keras
@@ -24,6 +26,7 @@ COUNTS = {
     "adapts": 5_000,
     "predicts": 500,
     "evaluations": 300,
+    "episodes": 10_000,
     "collects": 60,
 }
 
@@ -80,6 +83,23 @@ def run_evaluations(count):
         yield 1
 
 
+def run_episodes(count):
+    """One pass of `evaluate_episodes`, in a thread that waits for batches."""
+    model = meta_model()
+    batches: queue.Queue = queue.Queue(1)
+    thread = threading.Thread(
+        target=lambda: keras_maml.evaluate_episodes(
+            model, iter(batches.get, None), inner_steps=5, verbose=0
+        )
+    )
+    thread.start()
+    for batch in keras_maml.tasks.Sinusoid(5, 5, seed=0).batch(20, count):
+        batches.put(batch)
+        yield 20
+    batches.put(None)
+    thread.join()
+
+
 def run_collects(count):
     """`collect` of a policy search whose settings change each time."""
     environment = rl.PointNavigation(horizon=2)
@@ -117,6 +137,7 @@ def measure(name, count, is_traced=True):
         "adapts": run_adapts,
         "predicts": run_predicts,
         "evaluations": run_evaluations,
+        "episodes": run_episodes,
         "collects": run_collects,
     }[name]
     for some in run(count):

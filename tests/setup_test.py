@@ -111,8 +111,16 @@ def test_examples_and_tests_import_only_what_is_declared(declared):
     allowed = distributions(declared["install_requires"])
     allowed |= distributions(declared["extras_require"]["tests"])
     allowed |= {"keras-maml", "examples", "benchmarks", "tests"}
-    # `benchmarks/accelerator_peer.py` runs where the other libraries are.
-    peers = {"jax", "peers", "torch", "workloads"}
+    # `benchmarks/peer.py` runs where the other libraries are.
+    peers = {
+        "jax",
+        "metalearn",
+        "peers",
+        "torch",
+        "torch-common",
+        "workloads",
+        "parallel-metalearn",
+    }
     assert imported("benchmarks") <= allowed | peers
     for folder in ("examples", "tests"):
         assert imported(folder) <= allowed

@@ -50,9 +50,9 @@ def _check_head(meta_model):
             "an inner loop that starts from θ. "
             f"Received: head_init={meta_model.head_init!r}"
         )
-    if meta_model.task_map in ("vectorized", "compiled"):
+    if meta_model.task_map == "compiled":
         raise ValueError(
-            f'`task_map="{meta_model.task_map}"` needs sizes that are known '
+            '`task_map="compiled"` needs sizes that are known '
             "when the step is traced, but the number of classes of a head that "
             "starts from prototypes is not known then. "
             f"Received: head_init={meta_model.head_init!r}"

@@ -85,7 +85,7 @@ def inner_loop(
         Finn et al., 2017, Algorithm 1, lines 5 and 6.
     """
     fixed = frozen, list(parameters)
-    step = _InnerStep(
+    step = InnerStep(
         support_loss, optimizer, fixed, second_order, watch, loss_scale
     )
     flat_fixed = tf.nest.flatten(fixed)
@@ -158,7 +158,7 @@ def _counted_steps(step, count, carry, flat_fixed):
     return tf.nest.pack_sequence_as(carry, flat)
 
 
-class _InnerStep:
+class InnerStep:
     """One gradient step, in the form that `TracedStep` needs.
 
     The carry is `(weights, optimizer state, learner state)`. The scalars are
@@ -180,19 +180,25 @@ class _InnerStep:
         frozen, parameters = tf.nest.pack_sequence_as(self._fixed, flat_fixed)
         weights, optimizer_state, state = carry
         watched = self._watched(number, weights, state, frozen)
-        loss, gradients, state = self._gradients(number, weights, state, frozen)
+        loss, gradients, state = self.gradients(number, weights, state, frozen)
         # As in Keras, derivatives do not go through moving averages.
         state = _changes_as_constants(carry[2], state)
         if not self._second_order:
             gradients = [tf.stop_gradient(gradient) for gradient in gradients]
-        weights, optimizer_state = self._optimizer.update(
+        weights, optimizer_state = self.update(
+            number, weights, optimizer_state, gradients, parameters
+        )
+        return (weights, optimizer_state, state), [loss, watched]
+
+    def update(self, number, weights, optimizer_state, gradients, parameters):
+        """Returns the weights and the state of the optimizer after a step."""
+        return self._optimizer.update(
             gradients,
             optimizer_state,
             weights,
             number,
             *([parameters] if parameters else []),
         )
-        return (weights, optimizer_state, state), [loss, watched]
 
     def _watched(self, number, weights, state, frozen):
         floatx = keras.backend.floatx()
@@ -200,7 +206,8 @@ class _InnerStep:
             return tf.zeros([], floatx)
         return tf.cast(self._watch(number, weights, state, frozen), floatx)
 
-    def _gradients(self, number, weights, state, frozen):
+    def gradients(self, number, weights, state, frozen):
+        """Returns the support loss, its gradients, and the new state."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             loss, state = self._support_loss(number, weights, state, frozen)

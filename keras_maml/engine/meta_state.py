@@ -227,6 +227,7 @@ class MetaState:
         n_way=None,
         support_loss=None,
         inner_batch_size=None,
+        normalization=None,
     ):
         """Returns a `TaskLearner` with the current settings of the model.
 
@@ -241,6 +242,7 @@ class MetaState:
             support_loss: function, see `TaskLearner`. Defaults to the model's
                 inner loss.
             inner_batch_size: int. Defaults to the model's.
+            normalization: string. Defaults to the model's.
         """
         model = self._meta_model
         self.check()
@@ -263,6 +265,7 @@ class MetaState:
             training=training,
             inner_batch_size=inner_batch_size or model.inner_batch_size,
             n_way=n_way,
+            normalization=normalization,
         )
 
     def _build_per_step_norm(self):

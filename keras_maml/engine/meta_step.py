@@ -11,6 +11,7 @@ from keras_maml.engine import bad_tasks
 from keras_maml.engine import functional
 from keras_maml.engine import inner_forms
 from keras_maml.engine import learner_state
+from keras_maml.engine.compiled_loss import compiled_loss
 from keras_maml.engine.replicas import number_of_replicas
 from keras_maml.engine.step_forms import compiles_whole_step
 
@@ -372,20 +373,7 @@ class MetaStep:
     def _query_loss(self, adapted, task):
         """Returns the compiled loss of a task's queries, and the output."""
         output = self._task_learner.predict(adapted, task["x"]["query_x"])
-        self._state.task_losses = output.losses
-        try:
-            loss = self._model.compute_loss(
-                x=task["x"],
-                y=task["y"],
-                y_pred=output.outputs,
-                sample_weight=task.get("sample_weight"),
-                training=self._training,
-            )
-        finally:
-            self._state.task_losses = None
-        # Keras divides it by the number of replicas, to sum over them. Here
-        # the mean over the tasks of all replicas follows.
-        return loss * number_of_replicas(), output
+        return compiled_loss(self._model, task, output, self._training), output
 
     def _weight(self, task):
         """Returns the `weight` argument of `MetaGradient`."""

@@ -48,8 +48,8 @@ def batch_statistics(layers, use=True, momentum=None):
             With `0.0`, the "moving" averages become the batch statistics.
 
     Raises:
-        ValueError: if `use` is not `None` and a subclass has a `call` without
-            the argument `training`.
+        ValueError: if `use` is `True` and a subclass has a `call` without the
+            argument `training`.
     """
     if use is None:
         # A subclass may have a `call` without `training`; leave it alone.
@@ -58,6 +58,9 @@ def batch_statistics(layers, use=True, momentum=None):
             for layer in layers
             if type(layer) is keras.layers.BatchNormalization
         ]
+    elif not use:
+        # Without the argument, a layer has no batch statistics to choose.
+        layers = [layer for layer in layers if _takes_training(layer)]
     with _lock:
         for layer in layers:
             layer.__dict__["call"] = _call_with(layer, use, momentum)
@@ -68,10 +71,14 @@ def batch_statistics(layers, use=True, momentum=None):
                 del layer.__dict__["call"]
 
 
+def _takes_training(layer):
+    return "training" in inspect.signature(type(layer).call).parameters
+
+
 def _call_with(layer, use, momentum):
     call = type(layer).call
     signature = inspect.signature(call)
-    if use is not None and "training" not in signature.parameters:
+    if use and not _takes_training(layer):
         raise ValueError(
             "A subclass of `BatchNormalization` needs a `call` with the "
             "argument `training`, which chooses its statistics. Add the "

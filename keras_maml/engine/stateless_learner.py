@@ -146,7 +146,8 @@ class StatelessLearner:
         specs = tf.nest.map_structure(
             lambda t: tf.TensorSpec(t.shape, t.dtype), arguments
         )
-        key = f"{function.__name__} {specs}"
+        # Not the structure: dicts that are equal may have another order.
+        key = f"{function.__name__} {tf.nest.flatten(specs)}"
         if key not in self._traces:
             self._traces[key] = tf.function(
                 function, autograph=False

@@ -9,6 +9,7 @@ from keras_maml.engine import learner_checks
 from keras_maml.engine import normalization as normalization_lib
 from keras_maml.engine import prototypes
 from keras_maml.engine import seeds
+from keras_maml.engine.adaptation_path import adaptation_path
 from keras_maml.engine.adapted_task import AdaptedTask
 from keras_maml.engine.inner_loop import inner_loop
 from keras_maml.engine.support_loss import SupportLoss
@@ -31,6 +32,8 @@ class TaskLearner:
             `None` for all.
         n_way: int or tensor, the number of classes of a head that starts from
             prototypes. `None` if the learner includes the head.
+        normalization: string, the statistics in the place of the model's
+            `normalization`.
 
     Attributes:
         learner, support_loss, steps: see above.
@@ -49,6 +52,7 @@ class TaskLearner:
         training,
         inner_batch_size=None,
         n_way=None,
+        normalization=None,
     ):
         state = meta_model.meta_state
         self.learner = meta_model.learner
@@ -58,7 +62,7 @@ class TaskLearner:
         self.context = adaptation.context_positions(self.learner)
         self.support_term = meta_model.meta_gradient.support_term
         self._inner_optimizer = meta_model.inner_optimizer
-        self._normalization = meta_model.normalization
+        self._normalization = normalization or meta_model.normalization
         self._per_step_norm = state.per_step_norm
         self._statistics = state.statistics_values()
         # Read here, because XLA cannot read variables in a vectorized loop.
@@ -78,7 +82,7 @@ class TaskLearner:
     @property
     def batch_statistics(self):
         """The argument `use` of `normalization.batch_statistics`."""
-        return None if self._normalization == "moving" else True
+        return self._normalization != "moving"
 
     def adapt(
         self,
@@ -114,14 +118,8 @@ class TaskLearner:
         Returns:
             An `AdaptedTask`.
         """
-        theta = self.task_start(theta)
-        state = dict(self._statistics)
-        if "number" in task:
-            state.update(seeds.task_seeds(self.learner, task["number"]))
-        support = {k: v for k, v in task["x"].items() if k != "query_x"}
-        head = self._first_head(theta, state, support)
+        theta, loss, state = self.start(theta, task, derive_data)
         steps = task.get("steps", self.steps)
-        loss = SupportLoss(self, theta, support, head, derive_data)
 
         def watch_step(number, moving, state, frozen):
             state = seeds.fork(self.learner, state, seeds.QUERY_WHILE_ADAPTING)
@@ -163,6 +161,59 @@ class TaskLearner:
             watched=adapted.watched,
             loss_scale=self._loss_scale,
         )
+
+    def start(self, theta, task, derive_data=False):
+        """Returns what the inner loop of a task starts from.
+
+        Args:
+            theta: as in `adapt`.
+            task: as in `adapt`.
+            derive_data: as in `adapt`.
+
+        Returns:
+            A tuple `(theta, loss, state)`: the `Theta` that the task starts
+            from, its `SupportLoss`, and the state that differs from the
+            learner's.
+        """
+        theta = self.task_start(theta)
+        state = dict(self._statistics)
+        if "number" in task:
+            state.update(seeds.task_seeds(self.learner, task["number"]))
+        support = {k: v for k, v in task["x"].items() if k != "query_x"}
+        head = self._first_head(theta, state, support)
+        loss = SupportLoss(self, theta, support, head, derive_data)
+        return theta, loss, state
+
+    def path(self, theta, task, visit):
+        """Takes the steps of the inner loop, and visits the learner in each.
+
+        Nothing of it has a derivative.
+
+        Args:
+            theta: as in `adapt`.
+            task: as in `adapt`.
+            visit: function `(adapted)` that returns a dict of tensors. It gets
+                the `AdaptedTask` before the first step, and after each.
+
+        Returns:
+            A tuple `(visits, steps, adapted)`: the results of `visit`, stacked
+            to `(steps + 1, ...)`, the facts of each step (see
+            `adaptation_path`), and the `AdaptedTask` after the last step.
+        """
+        theta, loss, state = self.start(theta, task)
+        visits, steps, (moving, _, state) = adaptation_path(
+            loss,
+            {**self._fixed, **state},
+            optimizer=self._inner_optimizer,
+            parameters=theta.parameters,
+            steps=self.steps,
+            loss_scale=self._loss_scale,
+            visit=lambda number, moving, state: visit(
+                loss.task_at(number, moving, state, loss.frozen)
+            ),
+        )
+        adapted = loss.task_at(self.steps, moving, state, loss.frozen)
+        return visits, steps, adapted
 
     def predict(self, adapted, query_x):
         """Returns the adapted learner's `LearnerOutput` on queries."""

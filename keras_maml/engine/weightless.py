@@ -44,6 +44,24 @@ def count(number, sample_weight):
     return tf.where(tf.reduce_any(tf.stack(counts)), number, 0.0)
 
 
+def tasks_with_weight(sample_weight):
+    """Returns whether queries of a task have a weight.
+
+    Args:
+        sample_weight: structure of weights `(T, Q, ...)` or `(T, 1)`.
+
+    Returns:
+        Two bool tensors `(T,)`: whether any query has one, and whether all do.
+    """
+    weights = [
+        tf.reshape(weight != 0, [tf.shape(weight)[0], -1])
+        for weight in tf.nest.flatten(sample_weight)
+    ]
+    has_any = [tf.reduce_any(weight, 1) for weight in weights]
+    has_all = [tf.reduce_all(weight, 1) for weight in weights]
+    return tf.reduce_any(has_any, 0), tf.reduce_all(has_all, 0)
+
+
 def _filled_support(x):
     if "support_weight" not in x:
         return x

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_maml.exact import built_in
 from keras_maml.exact import built_in_ops
 from keras_maml.exact import convolution as convolution_lib
+from keras_maml.exact import narrow_images
 from keras_maml.exact import task_axis
 from keras_maml.exact import vectorized_ops
 from keras_maml.exact.batch_norm import channel_sum
@@ -24,6 +25,7 @@ from keras_maml.keras_internals import is_library_function
 _ORIGINALS = {
     name: getattr(module, name) for name, module in REPLACED_FUNCTIONS.items()
 }
+_convolution = narrow_images.in_float32(_ORIGINALS["convolution"])
 _lock = threading.RLock()
 # The number of open `exact_ops` blocks in all threads, and by thread.
 _entered = 0
@@ -99,7 +101,7 @@ def convolution(
         or _pair(1 if dilations is None else dilations) != [1, 1]
         or not convolution_lib.supports(x, kernel, step, padding)
     ):
-        return _ORIGINALS["convolution"](
+        return _convolution(
             x, kernel, strides, padding, data_format, dilations, name
         )
     with tf.name_scope(name or "convolution"):
@@ -281,6 +283,8 @@ def _dispatcher(name):
     """Returns a function that chooses the original or a replacement."""
     original = _ORIGINALS[name]
     replacement = _REPLACEMENTS.get(name, original)
+    if name in ("depthwise_conv2d", "separable_conv2d"):
+        replacement = narrow_images.in_float32(original)
     vectorized = vectorized_ops.FUNCTIONS.get(name)
     for_litert = built_in_ops.FUNCTIONS.get(name)
 

@@ -46,6 +46,32 @@ def concat(original, values, axis, name="concat"):
     return join(*tensors)
 
 
+def pad(
+    original, tensor, paddings, mode="CONSTANT", constant_values=0, name=None
+):
+    """`tf.pad` whose second derivative can get a task axis."""
+    x = tf.convert_to_tensor(tensor)
+    sides = tf.get_static_value(tf.convert_to_tensor(paddings))
+    if mode.upper() != "CONSTANT" or sides is None or not x.dtype.is_floating:
+        return original(x, paddings, mode, constant_values, name)
+    inner = tuple(slice(a, -b if b else None) for a, b in sides.tolist())
+
+    @custom_gradient
+    def extend(x):
+        return original(x, sides), lambda d: cut(d)
+
+    @custom_gradient
+    def cut(x):
+        return x[inner], lambda d: extend(d)
+
+    @custom_gradient
+    def extend_by_constant(x):
+        y = original(x, sides, mode, constant_values, name)
+        return y, lambda d: cut(d)
+
+    return extend_by_constant(x)
+
+
 def convolution(
     original,
     input,
@@ -266,6 +292,7 @@ FUNCTIONS = {
     "conv_transpose": conv_transpose,
     "convolution": convolution,
     "depthwise_conv2d": depthwise_conv2d,
+    "pad": pad,
     "pool": pool,
     "resize": resize,
     "rnn": rnn,

@@ -68,11 +68,12 @@ class AdaptiveModel:
         self, path: str | PathLike[str], max_examples: int = 10_000
     ) -> None:
         self.max_examples = check_integer("max_examples", max_examples)
-        self._signatures = _load(os.fspath(path))
-        self.specs = {
-            name: function.structured_input_signature[1]
-            for name, function in self._signatures.items()
-        }
+        # Its variables live as long as this object does.
+        self._saved_model = _load(os.fspath(path))
+        self.specs = {}
+        for name in SIGNATURES:
+            function = self._saved_model.signatures[name]
+            self.specs[name] = function.structured_input_signature[1]
 
     def adapt(
         self,
@@ -215,14 +216,14 @@ class AdaptiveModel:
     def _run(self, signature, arrays):
         tensors = {name: tf.constant(array) for name, array in arrays.items()}
         try:
-            outputs = self._signatures[signature](**tensors)
+            outputs = self._saved_model.signatures[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(_sentence(error)) from None
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
 def _load(path):
-    """Returns the functions of a SavedModel, by the names of `SIGNATURES`."""
+    """Returns a SavedModel that has the functions of `SIGNATURES`."""
     folder = path
     if not tf.saved_model.contains_saved_model(folder):
         versions = [
@@ -240,12 +241,13 @@ def _load(path):
             )
         folder = os.path.join(path, max(versions, key=int))
     try:
-        signatures = tf.saved_model.load(folder).signatures
+        saved_model = tf.saved_model.load(folder)
     except Exception as error:
         raise ValueError(
             "TensorFlow cannot load the SavedModel. Export the model again. "
             f"Received: path={path!r}, which failed with: {error}"
         ) from error
+    signatures = saved_model.signatures
     missing = [name for name in SIGNATURES if name not in signatures]
     if missing:
         raise ValueError(
@@ -254,7 +256,7 @@ def _load(path):
             "`MetaModel.export` again. "
             f"Received: path={path!r} with the signatures {sorted(signatures)}"
         )
-    return {name: signatures[name] for name in SIGNATURES}
+    return saved_model
 
 
 def _checked_array(name, value, spec):

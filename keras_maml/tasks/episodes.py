@@ -1,9 +1,12 @@
 """Classification tasks over a pool of classes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from keras_maml.tasks.labelled_examples import LabelledExamples
+from keras_maml.tasks.labelled_examples import as_inputs
 from keras_maml.tasks.task_distribution import BLOCK
 from keras_maml.tasks.task_distribution import EpisodeTensors
 from keras_maml.tasks.task_distribution import TaskDistribution
@@ -90,6 +93,24 @@ class Episodes(TaskDistribution):
         classes = self._drawn(index)["classes"]
         return [self.examples.class_names[number] for number in classes]
 
+    def task_names(self, episodes: Sequence[int]) -> list[tuple[str, ...]]:
+        """Returns the names of the classes of episodes, by label.
+
+        Args:
+            episodes: list of ints, increasing numbers of episodes.
+
+        Returns:
+            A list of tuples of `n_way` strings.
+        """
+        first, last = int(episodes[0]), int(episodes[-1])
+        drawn = self._draw_episodes(first, last - first + 1).rebatch(BLOCK)
+        classes = np.concatenate([d["classes"].numpy() for d in drawn])
+        class_names = self.examples.class_names
+        return [
+            tuple(class_names[c] for c in classes[number - first])
+            for number in episodes
+        ]
+
     def _draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         examples = self.examples
         seeds = split_seed(seed, 5)
@@ -144,9 +165,7 @@ class Episodes(TaskDistribution):
         turns = drawn.get(f"{part}_turns")
         if turns is not None:
             x = _rotate(x, turns[..., None, None, None])
-        if x.dtype == tf.uint8:
-            x = tf.cast(x, tf.float32) * np.float32(1 / 255)
-        return x
+        return as_inputs(x)
 
     def _check_examples(self):
         examples = self.examples

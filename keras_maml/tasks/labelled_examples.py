@@ -38,7 +38,7 @@ class LabelledExamples:
         labels: ArrayLike,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        array = _check_examples(np.asarray(x))
+        array = check_examples(np.asarray(x))
         distinct, inverse, counts = np.unique(
             _check_labels(np.asarray(labels), len(array)),
             return_inverse=True,
@@ -134,7 +134,8 @@ class LabelledExamples:
             )
 
 
-def _check_examples(x):
+def check_examples(x: np.ndarray) -> np.ndarray:
+    """Returns examples as they are kept, or raises a ValueError."""
     if x.dtype.kind not in "biuf":
         raise ValueError(
             f"`x` must hold numbers. Received: x of dtype {x.dtype}"
@@ -154,6 +155,13 @@ def _check_examples(x):
                 f"with such values in {np.count_nonzero(~finite)} of {len(x)} "
                 f"examples, the first at index {np.argmin(finite)}"
             )
+    return x
+
+
+def as_inputs(x: tf.Tensor) -> tf.Tensor:
+    """Returns kept examples as a learner gets them."""
+    if x.dtype == tf.uint8:
+        x = tf.cast(x, tf.float32) * np.float32(1 / 255)
     return x
 
 

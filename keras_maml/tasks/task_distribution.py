@@ -142,7 +142,24 @@ class TaskDistribution:
         start = check_integer("start", start, minimum=0)
         if count is not None:
             count = check_integer("count", count)
-        return EpisodeStream(self._slices, tasks, count, start).dataset()
+        return EpisodeStream(
+            self._slices, tasks, count, start, task_names=self.task_names
+        ).dataset()
+
+    def task_names(self, episodes: Sequence[int]) -> list | None:
+        """Returns the names of what episodes share with others.
+
+        `evaluate_episodes` asks for them. Scores of episodes that share a task
+        or a class are not independent.
+
+        Args:
+            episodes: list of ints, increasing numbers of episodes.
+
+        Returns:
+            For each episode the name of its task, or a tuple of the names of
+            its classes. `None` if no two episodes share anything.
+        """
+        return None
 
     def _slices(self, tasks, count, start, low, high, numbered):
         """Returns a dataset. See `EpisodeStream`."""
@@ -196,8 +213,8 @@ class TaskDistribution:
     def _realize_numbered(self, drawn):
         drawn = dict(drawn)
         number = drawn.pop(_NUMBER, None)
-        x, y = self._realize(drawn)
-        return (x if number is None else {**x, "episode": number}), y
+        x, *rest = self._realize(drawn)
+        return (x if number is None else {**x, "episode": number}), *rest
 
     def _drawn(self, index: int) -> dict[str, np.ndarray]:
         """Returns the random numbers of one episode."""

@@ -100,24 +100,29 @@ def test_adapted_models_carry_their_statistics(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_training_uses_batch_statistics_and_moves_the_averages(mode):
+def test_training_uses_the_right_statistics(mode):
     meta_model = normalized_model(mode, inner_steps=0)
     meta_model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
     x, y = regression_batch(tasks=2)
     learner = meta_model.learner
     before = learner.layers[1].moving_mean.numpy()
     of = x["support_x"] if mode == "support" else x["query_x"]
+    statistics_of = (lambda t: None) if mode == "moving" else of.__getitem__
     expected = np.mean(
         [
-            np.mean((by_hand(learner, x["query_x"][t], of[t]) - y[t]) ** 2)
+            np.mean(
+                (by_hand(learner, x["query_x"][t], statistics_of(t)) - y[t])
+                ** 2
+            )
             for t in range(2)
         ]
     )
     loss = meta_model.fit(x, y, verbose=0).history["loss"][0]
     assert loss == pytest.approx(expected, rel=1e-4)
     after = learner.layers[1].moving_mean.numpy()
-    if mode == "support":
-        # No step was taken, and queries do not count as a batch.
+    if mode != "transductive":
+        # No step was taken, and queries do not count as a batch. A learner
+        # with `"moving"` keeps its own averages.
         np.testing.assert_array_equal(before, after)
     else:
         k1, b1 = learner.get_weights()[:2]
@@ -288,3 +293,15 @@ def test_further_arguments_reach_a_subclass():
     layer.build(x.shape)
     with normalization.batch_statistics([layer]):
         np.testing.assert_allclose(layer(x, scale=2.0), expected, rtol=1e-6)
+
+
+def test_moving_averages_are_the_same_in_training_and_evaluation():
+    # Otherwise θ is trained for an inner loop that evaluation does not have.
+    meta_model = normalized_model("moving", inner_steps=2)
+    meta_model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
+    x, y = regression_batch(tasks=2)
+    before = meta_model.learner.get_weights()
+    loss = meta_model.fit(x, y, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(meta_model.evaluate(x, y, verbose=0), rel=1e-5)
+    for a, b in zip(before, meta_model.learner.get_weights()):
+        np.testing.assert_array_equal(a, b)

@@ -84,13 +84,16 @@ SUPPORTED = {
     "a concat with numbers": lambda: tf.concat(
         [tf.cast(X[0, 0], tf.float64), [[0.5] * 4]], 0
     ),
+    "pad": lambda: tf.pad(
+        X, tf.constant([[0, 0], [1, 2], [0, 3], [4, 0]]), constant_values=2.0
+    ),
 }
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_a_form_equals_the_original(name, calls):
     both(SUPPORTED[name])
-    assert set(calls) <= {"concat"}
+    assert set(calls) <= {"concat", "pad"}
 
 
 @pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area"])
@@ -160,6 +163,7 @@ UNSUPPORTED = {
         X, tf.constant(0.5), (1, 2)
     ),
     "concat": lambda: tf.concat([tf.range(2), tf.range(3)], 0),
+    "pad": lambda: tf.pad(X, [[0, 0], [1, 2], [0, 3], [2, 0]], "REFLECT"),
 }
 
 
@@ -169,13 +173,23 @@ def test_the_rest_is_left_to_tensorflow(name, calls):
     assert calls == [name]
 
 
-def test_a_second_derivative_of_concat_gets_a_task_axis():
+JOINED = {
+    "concat": lambda x: tf.concat([x**2, tf.sin(x)], 0),
+    "pad": lambda x: (
+        tf.pad(x**2, [[2, 1]], constant_values=3.0)
+        + tf.pad(tf.sin(x), [[0, 3]])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_a_second_derivative_gets_a_task_axis(name):
     def second(x):
         with tf.GradientTape() as outer:
             outer.watch(x)
             with tf.GradientTape() as inner:
                 inner.watch(x)
-                loss = tf.reduce_sum(tf.concat([x**2, tf.sin(x)], 0) ** 2)
+                loss = tf.reduce_sum(JOINED[name](x) ** 2)
             gradient = inner.gradient(loss, x)
         return outer.gradient(gradient, x)
 

@@ -252,7 +252,7 @@ class _Task:
 
     def uses_batch(self, is_query):
         if self.settings.normalization == "moving":
-            return self.training
+            return False
         if self.settings.normalization == "per_step" and is_query:
             return self.training
         return not (is_query and self.settings.normalization == "support")

@@ -5,6 +5,7 @@ from tests.mutants import engine
 from tests.mutants import model
 from tests.mutants import operations
 from tests.mutants import policies
+from tests.mutants import reports
 from tests.mutants import rules
 from tests.mutants import steps
 
@@ -16,4 +17,5 @@ MUTANTS = (
     + model.MUTANTS
     + data.MUTANTS
     + policies.MUTANTS
+    + reports.MUTANTS
 )

@@ -115,7 +115,7 @@ MUTANTS = [
     ),
     Mutant(
         "engine/task_learner.py",
-        'return None if self._normalization == "moving" else True',
+        'return self._normalization != "moving"',
         "return True",
         "engine/normalization_test.py"
         "::test_statistics_are_those_of_the_right_examples[moving]",
@@ -125,7 +125,7 @@ MUTANTS = [
         "return output._replace(state={**state, **averages})",
         "return output._replace(state={**averages, **output.state})",
         "engine/normalization_test.py"
-        "::test_training_uses_batch_statistics_and_moves_the_averages[support]",
+        "::test_training_uses_the_right_statistics[support]",
     ),
     Mutant(
         "engine/task_learner.py",

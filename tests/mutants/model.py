@@ -149,13 +149,13 @@ MUTANTS = [
         "task_scores.py",
         "np.std(self.values, ddof=1)",
         "np.std(self.values)",
-        "evaluation_test.py::test_mean_and_interval",
+        "evaluation/evaluate_tasks_test.py::test_mean_and_interval",
     ),
     Mutant(
-        "evaluation.py",
+        "evaluation/evaluate_tasks.py",
         "weights *= tf.cast(weight, values.dtype)",
         "pass",
-        "evaluation_test.py::test_scores_are_those_of_the_predictions",
+        "evaluation/evaluate_tasks_test.py::test_scores_are_those_of_the_predictions",
     ),
     # -- Files
     Mutant(

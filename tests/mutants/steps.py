@@ -57,9 +57,9 @@ MUTANTS = [
         "::test_the_losses_of_a_loop_of_many_steps_are_in_order[4]",
     ),
     Mutant(
-        "engine/meta_step.py",
-        "return loss * number_of_replicas(), output",
-        "return loss, output",
+        "engine/compiled_loss.py",
+        "return loss * number_of_replicas()",
+        "return loss",
         "replicas_test.py::test_two_replicas_train_as_one_device",
     ),
     Mutant(
@@ -185,7 +185,7 @@ MUTANTS = [
         f"{_EPISODE}[loop]",
     ),
     Mutant(
-        "evaluation.py",
+        "evaluation/evaluate_tasks.py",
         "finite &= _finite_tasks([predictions, results[-1]])",
         "pass",
         f"{_BAD}::test_evaluate_tasks_looks_at_predictions_too",

@@ -285,7 +285,6 @@ import numpy as np
 from keras_maml.serving import AdaptiveModel
 
 model = AdaptiveModel(sys.argv[1])
-functions = model._signatures.values()
 random = np.random.default_rng(0)
 
 

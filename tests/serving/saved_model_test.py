@@ -10,14 +10,15 @@ import pytest
 import tensorflow as tf
 
 import keras_maml
+from keras_maml.serving import AdaptiveModel
 from keras_maml.serving.endpoints import joined
 from keras_maml.serving.endpoints import paths
 from tests.sample_models import class_batch
 from tests.sample_models import regression_batch
 from tests.sample_models import small_mlp
 
-# Of each folder: loads a SavedModel, adapts to the tasks of one file by each
-# signature, and writes another. Without Keras: an import of it fails.
+# Of each folder: loads a SavedModel, adapts to the tasks of one file by some or
+# all signatures, and writes another. Without Keras: an import of it fails.
 CLIENT = """
 import pathlib
 import sys
@@ -27,7 +28,8 @@ sys.modules["keras"] = sys.modules["keras_maml"] = None
 import numpy as np
 import tensorflow as tf
 
-for folder in map(pathlib.Path, sys.argv[1:]):
+which, *folders = sys.argv[1:]
+for folder in map(pathlib.Path, folders):
     saved = tf.saved_model.load(folder / "saved").signatures
     serve = saved["serving_default"]
     _, arguments = serve.structured_input_signature
@@ -38,25 +40,22 @@ for folder in map(pathlib.Path, sys.argv[1:]):
         inputs = {key: tf.constant(data[f"{case}_{key}"]) for key in arguments}
         query = {k: v for k, v in inputs.items() if k.startswith("query_x")}
         support = {k: v for k, v in inputs.items() if k not in query}
-        (results[case],) = serve(**inputs).values()
+        results[case] = serve(**inputs)
         weights = saved["adapt"](**support)
         results[case + "_named"] = saved["predict"](**query, **weights)
-        results[case + "_both"] = saved["adapt_and_predict"](**inputs)
-        tasks = data[f"{case}_support_y"].shape[0]
-        if "support_weight" in (
-            saved["adapt_with_options"].structured_input_signature[1]
-        ):
-            support["support_weight"] = tf.ones(
-                data[f"{case}_support_y"].shape[:2]
-            )
-        weights = saved["adapt_with_options"](
-            **support, inner_steps=tf.fill([tasks], -1)
-        )
-        results[case + "_options"] = saved["predict"](**query, **weights)
-        for key, value in results.items():
-            if isinstance(value, dict):
-                (results[key],) = value.values()
-    np.savez(folder / "outputs.npz", **results)
+        if which == "all":
+            results[case + "_both"] = saved["adapt_and_predict"](**inputs)
+            adapt = saved["adapt_with_options"]
+            tasks, examples = inputs["support_y"].shape
+            options = {"inner_steps": tf.fill([tasks], -1)}
+            if "support_weight" in adapt.structured_input_signature[1]:
+                options["support_weight"] = tf.ones([tasks, examples])
+            weights = adapt(**support, **options)
+            results[case + "_options"] = saved["predict"](**query, **weights)
+    arrays = {}
+    for key, outputs in results.items():
+        (arrays[key],) = outputs.values()
+    np.savez(folder / "outputs.npz", **arrays)
 """
 
 
@@ -133,16 +132,15 @@ def served(tmp_path_factory):
     }
 
 
-def run_client(folders):
+def run_client(folders, which="some"):
     """Returns the outputs of each folder."""
-    subprocess.run(
-        [sys.executable, "-c", CLIENT, *folders], check=True, cwd="/"
-    )
+    command = [sys.executable, "-c", CLIENT, which, *folders]
+    subprocess.run(command, check=True, cwd="/")
     return [dict(np.load(folder / "outputs.npz")) for folder in folders]
 
 
-def assert_served(outputs, expected, rtol=1e-5):
-    assert len(outputs) == 4 * len(expected)
+def assert_served(outputs, expected, signatures, rtol=1e-5):
+    assert len(outputs) == signatures * len(expected)
     for name, output in outputs.items():
         np.testing.assert_allclose(
             output, expected[name.split("_")[0]], rtol=rtol, atol=1e-6
@@ -152,7 +150,7 @@ def assert_served(outputs, expected, rtol=1e-5):
 @pytest.mark.parametrize("after", ["fit", "load", "loop"])
 def test_serves_any_number_of_tasks_shots_and_queries(after, served):
     # `"loop"`: loops of inner steps.
-    assert_served(*served[after])
+    assert_served(*served[after], signatures=2)
 
 
 def with_context():
@@ -256,9 +254,11 @@ def test_all_kinds_of_models_are_served(loads, tmp_path):
         names.append(name)
         expected.append(prepare(folder, exported, meta_model, inputs))
         folders.append(folder)
-    for name, outputs, wanted in zip(names, run_client(folders), expected):
+    for name, outputs, wanted in zip(
+        names, run_client(folders, "all"), expected
+    ):
         print(name)
-        assert_served(outputs, wanted, rtol=1e-4)
+        assert_served(outputs, wanted, signatures=4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -319,7 +319,9 @@ def test_every_choice_of_statistics_is_served(normalization, tmp_path):
 
 def test_a_signature_of_ones_own(tmp_path):
     # Without any data seen, or with sizes fixed for a device.
-    meta_model = keras_maml.MetaModel(small_mlp(), inner_loss="mse")
+    meta_model = keras_maml.MetaModel(
+        small_mlp(), inner_loss=lambda y, p: tf.reduce_mean((p - y) ** 2)
+    )
     meta_model.export(
         tmp_path / "saved",
         verbose=False,
@@ -339,13 +341,25 @@ def test_a_signature_of_ones_own(tmp_path):
     np.testing.assert_allclose(
         served, meta_model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
     )
+    # The loss gives one number for all examples, so they have no weights.
+    model = AdaptiveModel(tmp_path / "saved")
+    support = x["support_x"], x["support_y"]
+    weights = model.adapt(*support, inner_steps=1)
+    np.testing.assert_allclose(
+        model.predict(x["query_x"], weights), served, rtol=1e-5, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="inner loss has a value"):
+        model.adapt(*support, support_weight=np.ones((1, 6)))
 
 
 def test_several_inputs_have_names_of_their_own(tmp_path):
     a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b")
-    joined = keras.layers.Concatenate()([a, b])
-    learner = keras.Model({"a": a, "b": b}, keras.layers.Dense(1)(joined))
-    meta_model = keras_maml.MetaModel(learner, inner_loss="mse")
+    both = keras.layers.Concatenate()([a, b])
+    outputs = {name: keras.layers.Dense(1)(both) for name in ("one", "two")}
+    learner = keras.Model({"a": a, "b": b}, outputs)
+    meta_model = keras_maml.MetaModel(
+        learner, inner_loss=lambda y, p: (p["one"] - p["two"] - y) ** 2
+    )
     rng = np.random.default_rng(0)
 
     def inputs(n):
@@ -363,7 +377,15 @@ def test_several_inputs_have_names_of_their_own(tmp_path):
     meta_model.export(tmp_path / "saved", verbose=False)
     loaded = tf.saved_model.load(tmp_path / "saved")
     served = loaded.serve(x["support_x"], x["support_y"], x["query_x"])
-    np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-6)
+    model = AdaptiveModel(tmp_path / "saved")
+    weights = model.adapt(x["support_x"], x["support_y"])
+    named = model.predict(x["query_x"], weights)
+    assert set(named) == {"predictions_one", "predictions_two"}
+    for name, value in expected.items():
+        for actual in (served[name], named[f"predictions_{name}"]):
+            np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="each of .'query_x_a', 'query_x_b'"):
+        model.predict(x["query_x"]["a"], weights)
     _, arguments = loaded.signatures[
         "serving_default"
     ].structured_input_signature

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from keras_maml.engine import contract
 from keras_maml.engine import weightless
+from keras_maml.evaluation.finite_tasks import check_finite
+from keras_maml.evaluation.finite_tasks import check_finite_dataset
 from keras_maml.task_scores import TaskScores
 
 
@@ -58,6 +60,9 @@ def evaluate_tasks(
     print(f"{scores[1].mean:.2f} ± {scores[1].ci95:.2f}")
     ```
 
+    To get all compiled metrics, intervals over tasks, calibration and so on in
+    one pass, call `evaluate_episodes`. This function needs no compiled model.
+
     Reference:
         Finn et al., 2017, tables 1 and 2: mean ± 1.96 σ / √(tasks).
     """
@@ -85,7 +90,7 @@ def evaluate_tasks(
             f"`dataset` holds no meta-batch. Received: dataset={dataset}"
         )
     finite = np.concatenate([batch_finite for _, batch_finite in collected])
-    _check_finite(finite, meta_model.bad_tasks == "skip")
+    check_finite(finite, meta_model.bad_tasks == "skip")
     return {
         steps: TaskScores(
             np.concatenate([batch[i] for batch, _ in collected])[finite],
@@ -96,14 +101,7 @@ def evaluate_tasks(
 
 
 def _check_arguments(dataset, metric):
-    if (
-        isinstance(dataset, tf.data.Dataset)
-        and dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-    ):
-        raise ValueError(
-            "`dataset` must be finite. To make a finite dataset, call "
-            f"`batch(tasks, count=...)`. Received: dataset={dataset}"
-        )
+    check_finite_dataset("dataset", dataset)
     if not callable(metric) or isinstance(metric, keras.metrics.Metric):
         raise ValueError(
             "`metric` must be a function `(y_true, y_pred)`, such as "
@@ -127,23 +125,6 @@ def _mean_over_queries(metric, y, predictions, weight):
     axes = list(range(1, len(values.shape)))
     return tf.math.divide_no_nan(
         tf.reduce_sum(values * weights, axes), tf.reduce_sum(weights, axes)
-    )
-
-
-def _check_finite(finite, skips):
-    """Raises `ValueError` unless enough tasks are finite to go on."""
-    if finite.any() if skips else finite.all():
-        return
-    remedy = (
-        'To leave out such tasks, pass `bad_tasks="skip"` to the `MetaModel`.'
-    )
-    if skips:
-        remedy = "No task of the dataset is left."
-    raise ValueError(
-        "What a task depends on, its predictions or its score are not "
-        f"finite. {remedy} Received: "
-        f"{(~finite).sum()} such tasks of {finite.size}, the first of "
-        f"them task {finite.argmin()} of the dataset"
     )
 
 

@@ -1,0 +1,76 @@
+"""Reports in files."""
+
+import json
+import pathlib
+
+import numpy as np
+
+_VERSION = 1
+_KIND = "keras_maml.EvaluationReport"
+_FIELDS = (
+    "scores",
+    "episodes",
+    "name",
+    "directions",
+    "tasks",
+    "checksums",
+    "facts",
+)
+
+
+def write(report, path):
+    """Writes a report to a JSON file."""
+    fields = {field: _plain(getattr(report, field)) for field in _FIELDS}
+    text = json.dumps({"kind": _KIND, "version": _VERSION, **fields})
+    pathlib.Path(path).write_text(text, encoding="utf-8")
+
+
+def read(path):
+    """Returns the arguments of the report in a file.
+
+    Raises:
+        ValueError: if the file holds no report of this version.
+    """
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            "`path` must be a file that `to_json` wrote. "
+            f"Received: path={str(path)!r}, which is not JSON: {error}"
+        ) from None
+    is_report = isinstance(content, dict) and content.get("kind") == _KIND
+    if not is_report or content.get("version") != _VERSION:
+        raise ValueError(
+            "`path` must be a file that `to_json` wrote. "
+            f"Received: path={str(path)!r}, which holds no report of version "
+            f"{_VERSION}"
+        )
+    missing = [field for field in _FIELDS if field not in content]
+    if missing:
+        raise ValueError(
+            "`path` must be a file that `to_json` wrote. "
+            f"Received: path={str(path)!r}, which lacks {missing}"
+        )
+    fields = {field: content[field] for field in _FIELDS}
+    return {**fields, "facts": _with_arrays(fields["facts"])}
+
+
+def _with_arrays(facts):
+    if isinstance(facts, dict):
+        return {name: _with_arrays(value) for name, value in facts.items()}
+    return np.asarray(facts) if isinstance(facts, list) else facts
+
+
+def _plain(value):
+    """Returns a structure of Python's own numbers, lists and dicts."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.float32):
+        # The shortest text that is this number, not the nearest double.
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
