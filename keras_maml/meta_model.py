@@ -340,9 +340,8 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
     ) -> None:
         """Writes a model that adapts and predicts without this library.
 
-        It is a SavedModel, which `keras_maml.serving.AdaptiveModel` loads, or
-        a LiteRT file. Its signature `adapt` returns named weights, `predict`
-        takes them. See docs/serving.md and docs/on_device.md.
+        Its signature `adapt` returns named weights, which `predict` takes. See
+        docs/serving.md and, for a LiteRT file, docs/on_device.md.
 
         Args:
             filepath: path, such as `"models/sines/1"` or `"sines.tflite"`.
@@ -352,9 +351,8 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
                 `"query_x"` to a `tf.TensorSpec`, `keras.KerasTensor` or
                 `keras.InputSpec`. Defaults to the shapes and dtypes of the
                 last meta-batch, with any number of tasks and examples. LiteRT
-                needs all sizes, of one task, and takes `"support_weight"` too.
-            **kwargs: with LiteRT, `weight_type`, which is `"float32"`,
-                `"float16"` or `"int8"`, and `n_way` for prototypes.
+                needs all sizes of one task, and takes `"support_weight"`.
+            **kwargs: with LiteRT, `weight_type` and `n_way`: see the page.
 
         Raises:
             ValueError: if an argument is wrong, if `input_signature` is missing
