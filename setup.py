@@ -31,7 +31,10 @@ INSTALL_REQUIRES = [
 PLOTS = ["matplotlib>=3.10"]
 TENSORBOARD = [*PLOTS, "tensorboard>=2.20"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
+# The converter is TensorFlow's. The interpreter tells whether a file runs.
+LITERT = ["ai-edge-litert>=2.1.0", "flatbuffers>=24.3.25"]
 TESTS = [
+    *LITERT,
     *TENSORBOARD,
     *RL,
     "hypothesis>=6.100",
@@ -71,6 +74,7 @@ setuptools.setup(
     package_data={"keras_maml": ["py.typed"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={
+        "litert": LITERT,
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
         "rl": RL,

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from keras.src import backend
 from keras.src.backend.common import global_state
+from keras.src.utils import io_utils
 
 # Functions that Keras's layers call while they are traced, and their modules.
 # `exact.lowering` replaces them.
@@ -20,6 +21,15 @@ REPLACED_FUNCTIONS = {
     "bias_add": tf.nn,
     "convolution": tf.nn,
     "relu": tf.nn,
+    "relu6": tf.nn,
+    "leaky_relu": tf.nn,
+    "elu": tf.nn,
+    "gelu": tf.nn,
+    "matmul": tf,
+    "repeat": tf,
+    "tile": tf,
+    "__getitem__": tf.Tensor,
+    "avg_pool": tf.nn,
     "max_pool": tf.nn,
     "conv_transpose": tf.nn,
     "depthwise_conv2d": tf.nn,
@@ -344,6 +354,11 @@ def is_library_function(function):
     """Returns whether TensorFlow or Keras itself has made a `tf.function`."""
     module = getattr(function.python_function, "__module__", None) or ""
     return module.partition(".")[0] in ("tensorflow", "keras")
+
+
+def print_message(message):
+    """Prints as Keras does: interactively, or to the log."""
+    io_utils.print_msg(message)
 
 
 def out_of_line(function):

@@ -32,6 +32,7 @@ from keras_maml.engine.meta_trainer import MetaTrainer
 from keras_maml.inner_optimizers import InnerOptimizer
 from keras_maml.meta_gradients import MetaGradient
 from keras_maml.outer_loss import OuterLoss
+from keras_maml.serving import litert
 from keras_maml.serving import saved_model
 from keras_maml.validation import check_choice
 from keras_maml.validation import check_integer
@@ -337,32 +338,29 @@ class MetaModel(saving.SavedOrRefused, MetaTrainer, keras.Model):
         input_signature: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes a SavedModel that adapts and predicts without this library.
+        """Writes a model that adapts and predicts without this library.
 
-        `keras_maml.serving.AdaptiveModel` loads it. Of its signatures, `adapt`
-        returns named weights, and `predict` takes them. `adapt_and_predict`
-        and `serving_default` do both. docs/serving.md has them all.
+        Its signature `adapt` returns named weights, which `predict` takes. See
+        docs/serving.md and, for a LiteRT file, docs/on_device.md.
 
         Args:
-            filepath: path of the SavedModel, such as `"models/sines/1"`.
-            format: `"tf_saved_model"`. No other format can hold the inner
-                loop.
+            filepath: path, such as `"models/sines/1"` or `"sines.tflite"`.
+            format: `"tf_saved_model"`, or `"litert"` (extra `[litert]`).
             verbose: bool. Whether to print a message.
             input_signature: dict from `"support_x"`, `"support_y"` and
                 `"query_x"` to a `tf.TensorSpec`, `keras.KerasTensor` or
                 `keras.InputSpec`. Defaults to the shapes and dtypes of the
-                last meta-batch, with any number of tasks and examples.
-            **kwargs: no further arguments; Keras has some for other formats.
+                last meta-batch, with any number of tasks and examples. LiteRT
+                needs all sizes of one task, and takes `"support_weight"`.
+            **kwargs: with LiteRT, `weight_type` and `n_way`: see the page.
 
         Raises:
-            ValueError: if `format` is another format, if there are further
-                arguments, or if `input_signature` is missing and the model
-                has not seen a meta-batch.
+            ValueError: if an argument is wrong, if `input_signature` is missing
+                and there was no meta-batch, or if LiteRT cannot run a layer.
         """
         signature = input_signature or self.meta_state.input_signature
-        saved_model.export(
-            self, filepath, signature, verbose, format=format, **kwargs
-        )
+        write = litert.export if format == "litert" else saved_model.export
+        write(self, filepath, signature, verbose, format=format, **kwargs)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

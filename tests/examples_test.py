@@ -26,6 +26,7 @@ EXAMPLES = {
     "half_cheetah_rl": "--horizon=0",
     "navigation_rl": "--horizon=0",
     "omniglot": "--k_shot=0",
+    "on_device": "--iterations=0",
     "own_images": "--k_shot=0",
     "own_tables": "--support=0",
     "serve": "--seed=-1",

@@ -222,6 +222,19 @@ LAYERS = {
     "bias_add": lambda: keras.layers.Conv2D(3, 1),
     "convolution": lambda: keras.layers.Conv2D(1, 1),
     "relu": keras.layers.ReLU,
+    "relu6": lambda: keras.layers.ReLU(6.0),
+    "leaky_relu": keras.layers.LeakyReLU,
+    "elu": keras.layers.ELU,
+    "gelu": lambda: keras.layers.Activation("gelu"),
+    "matmul": lambda: keras.layers.Lambda(
+        lambda x: keras.layers.Dense(1)(x[0, 0])
+    ),
+    "repeat": keras.layers.UpSampling2D,
+    "tile": lambda: keras.layers.Lambda(
+        lambda x: keras.ops.tile(x, [1, 2, 1, 1])
+    ),
+    "__getitem__": keras.layers.Cropping2D,
+    "avg_pool": lambda: keras.layers.AveragePooling2D(2),
     "max_pool": lambda: keras.layers.MaxPooling2D(2),
     "conv_transpose": lambda: keras.layers.Conv2DTranspose(1, 1),
     "depthwise_conv2d": lambda: keras.layers.DepthwiseConv2D(1),
@@ -264,6 +277,11 @@ def test_layers_reach_what_is_replaced(name, monkeypatch):
         getattr(keras_internals.REPLACED_FUNCTIONS[name], name)
         is lowering._ORIGINALS[name]
     )
+
+
+def test_messages_are_printed_as_keras_does(capsys):
+    keras_internals.print_message("Saved.")
+    assert capsys.readouterr().out == "Saved.\n"
 
 
 @pytest.mark.parametrize("name", keras_internals.CALLBACK_STATE)

@@ -102,9 +102,8 @@ def test_package_is_whole_and_typed(declared):
 
 def test_library_imports_only_what_is_declared(declared):
     required = distributions(declared["install_requires"])
-    optional = distributions(
-        declared["extras_require"]["plots"] + declared["extras_require"]["rl"]
-    )
+    extras = declared["extras_require"]
+    optional = distributions(extras["litert"] + extras["plots"] + extras["rl"])
     assert imported("keras_maml") - {"keras-maml"} <= required | optional
 
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_maml import keras_internals
 from keras_maml.engine import task_forms
 from keras_maml.engine.step_forms import compiles_whole_step
+from keras_maml.exact import built_in
 from keras_maml.exact import task_axis
 
 # Up to this number, steps that are not computed again are faster. More steps
@@ -29,6 +30,9 @@ def inner_form(learner, adapted, steps, rematerialize, trace_once):
     """
     if tf.is_tensor(steps):
         return "counted"
+    if built_in.is_required():
+        # Without loops, every step can be planned for.
+        return "unrolled"
     if rematerialize or steps > _MAX_KEPT:
         return "rematerialized"
     if trace_once and (

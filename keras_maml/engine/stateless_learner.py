@@ -34,23 +34,27 @@ class StatelessLearner:
         signature: dict from `"support_x"`, `"support_y"` and `"query_x"` to
             structures of specs with a `shape` and a `dtype`, with the axes of
             tasks and examples.
+        n_way: int, the number of classes if the head starts from prototypes.
+            Defaults to the largest label plus one.
+        steps: int, the number of inner steps of every task. `None` if
+            `adapt` gets it.
 
     Attributes:
         specs: dict from each name to the `tf.TensorSpec` of one task's value.
     """
 
-    def __init__(self, meta_model, signature):
+    def __init__(self, meta_model, signature, n_way=None, steps=None):
         self._meta_model = meta_model
         self._state = meta_model.meta_state
         self._learner = meta_model.learner
+        self._n_way = n_way
         self._positions = self._state.positions()
         names = _names(self._learner)
         variables = self._learner.trainable_variables
-        self._weight_names = {
-            i: names[id(variables[i])] for i in self._positions
-        }
+        moving = [] if steps == 0 else self._positions
+        self._weight_names = {i: names[id(variables[i])] for i in moving}
         self.specs = {
-            self._weight_names[i]: _spec(variables[i]) for i in self._positions
+            self._weight_names[i]: _spec(variables[i]) for i in moving
         }
         needed, needs_steps, features = self._needed(signature)
         variables = self._learner.non_trainable_variables
@@ -59,9 +63,9 @@ class StatelessLearner:
             self.specs[name] = _spec(variables[i])
         if meta_model.head_init is not None:
             floatx = keras.backend.floatx()
-            self.specs[HEAD[0]] = tf.TensorSpec((features, None), floatx)
-            self.specs[HEAD[1]] = tf.TensorSpec((None,), floatx)
-        if needs_steps:
+            self.specs[HEAD[0]] = tf.TensorSpec((features, n_way), floatx)
+            self.specs[HEAD[1]] = tf.TensorSpec((n_way,), floatx)
+        if needs_steps and steps is None:
             self.specs[STEPS] = tf.TensorSpec((), tf.int32)
         self._traces = {}
 
@@ -161,7 +165,7 @@ class StatelessLearner:
         tasks["number"] = seeds.task_numbers(count)
         if steps is not None:
             tasks["steps"] = tf.broadcast_to(steps, [count])
-        if self._meta_model.head_init is not None:
+        if self._meta_model.head_init is not None and self._n_way is None:
             # Heads of one width can be stacked.
             n_way = prototypes.count_classes(labels)
             tasks["n_way"] = tf.broadcast_to(n_way, [count])
@@ -185,7 +189,9 @@ class StatelessLearner:
         return weights
 
     def _task_learner(self, n_way=None):
-        return self._state.task_learner(training=False, n_way=n_way)
+        return self._state.task_learner(
+            training=False, n_way=self._n_way if n_way is None else n_way
+        )
 
     def _task(self, learner, theta, weights, state):
         return AdaptedTask(
@@ -198,7 +204,7 @@ class StatelessLearner:
             positions=self._positions,
         )
 
-    def _needed(self, signature):
+    def _needed(self, signature, n_way=None, steps=None):
         """Finds out what a prediction needs beside the adapted weights.
 
         Returns:

@@ -16,6 +16,7 @@ from keras_maml.engine import prototypes
 from keras_maml.engine import run_time_checks
 from keras_maml.engine import weightless
 from keras_maml.engine.loss_rules import LossRule
+from keras_maml.exact import built_in
 
 
 class _Target(NamedTuple):
@@ -200,6 +201,9 @@ def _check_labels(target):
         labels = tf.where(unused, tf.zeros_like(labels), labels)
         is_wrong &= counts
 
+    if built_in.is_required():
+        return _looked_up(labels, target.classes), None
+
     def received():
         # XLA compiles this also for a replica without tasks, so for no label.
         flat = tf.concat([tf.reshape(is_wrong, [-1]), [True]], 0)
@@ -225,6 +229,15 @@ def _check_labels(target):
         f"Received: {target.name} with the label",
         received,
     )
+
+
+def _looked_up(labels, classes):
+    """Returns the labels. LiteRT refuses to look up one that is no class."""
+    if classes is None:
+        return labels
+    classes = tf.range(classes)
+    found = tf.gather(classes, tf.cast(labels, classes.dtype))
+    return tf.cast(found, labels.dtype)
 
 
 def _labels_text(target):

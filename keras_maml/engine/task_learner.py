@@ -13,6 +13,7 @@ from keras_maml.engine.adaptation_path import adaptation_path
 from keras_maml.engine.adapted_task import AdaptedTask
 from keras_maml.engine.inner_loop import inner_loop
 from keras_maml.engine.support_loss import SupportLoss
+from keras_maml.exact import built_in
 
 # The scale of support losses in float16, which rounds numbers below 6e-8 to 0.
 _HALF_SCALE = 1024.0
@@ -331,6 +332,10 @@ class TaskLearner:
     def task_start(self, theta):
         """Returns θ with all context parameters set to 0."""
         weights = list(theta.weights)
+        if built_in.is_required() and self.steps:
+            # `built_in_ops` tells the weights that move from the others.
+            for i in self.positions:
+                weights[i] = tf.identity(weights[i])
         for i in self.context:
             weights[i] = tf.zeros_like(weights[i])
         return theta._replace(weights=weights)

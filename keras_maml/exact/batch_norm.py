@@ -11,6 +11,7 @@ import math
 import tensorflow as tf
 
 from keras_maml import devices
+from keras_maml.exact import built_in
 from keras_maml.exact import task_axis
 from keras_maml.exact.constants import constant
 from keras_maml.exact.constants import filled
@@ -117,7 +118,12 @@ def channel_sum(x):
     fast as `tf.reduce_sum`. On a GPU, the product could round its inputs
     (TensorFloat-32). With a task axis, XLA merges the sum with what it sums.
     """
-    if x.shape.rank == 2 or devices.accelerators() or task_axis.is_vectorized():
+    if (
+        x.shape.rank == 2
+        or devices.accelerators()
+        or task_axis.is_vectorized()
+        or built_in.is_required()
+    ):
         return tf.reduce_sum(x, _axes(x))
     channels = x.shape[-1]
     flat = tf.reshape(x, constant((-1, channels), tf.int32))
@@ -228,7 +234,7 @@ def _has_kernels(x, epsilon):
     # TensorFlow cannot vectorize the kernels over tasks with different gammas,
     # so vectors use the formula.
     is_image = x.shape.rank == 4 and x.dtype == tf.float32
-    if task_axis.is_vectorized():
+    if task_axis.is_vectorized() or built_in.is_required():
         return False
     # cuDNN would use this epsilon in the place of a smaller one.
     return is_image and epsilon >= 1.001e-5

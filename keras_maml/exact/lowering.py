@@ -11,6 +11,8 @@ import threading
 
 import tensorflow as tf
 
+from keras_maml.exact import built_in
+from keras_maml.exact import built_in_ops
 from keras_maml.exact import convolution as convolution_lib
 from keras_maml.exact import narrow_images
 from keras_maml.exact import task_axis
@@ -284,6 +286,7 @@ def _dispatcher(name):
     if name in ("depthwise_conv2d", "separable_conv2d"):
         replacement = narrow_images.in_float32(original)
     vectorized = vectorized_ops.FUNCTIONS.get(name)
+    for_litert = built_in_ops.FUNCTIONS.get(name)
 
     def dispatch(*args, **kwargs):
         if not getattr(_thread, "depth", 0):
@@ -293,6 +296,8 @@ def _dispatcher(name):
             for value in (*args, *kwargs.values())
         ):
             return original(*args, **kwargs)
+        if for_litert is not None and built_in.is_required():
+            return for_litert(original, *args, **kwargs)
         if vectorized is not None and task_axis.is_vectorized():
             return vectorized(original, *args, **kwargs)
         return replacement(*args, **kwargs)

@@ -89,8 +89,8 @@ def convolution(
         return original(
             x, kernel, strides, padding, data_format, dilations, name
         )
-    y = products.convolution(_channels_last(x, data_format), kernel, window)
-    return _channels_as_in(y, data_format)
+    y = products.convolution(channels_last(x, data_format), kernel, window)
+    return channels_as_in(y, data_format)
 
 
 def conv_transpose(
@@ -122,9 +122,9 @@ def conv_transpose(
     if _is_first(data_format):
         shape = [shape[0], *shape[2:], shape[1]]
     y = products.transposed_convolution(
-        _channels_last(x, data_format), kernel, window, tuple(shape[1:-1])
+        channels_last(x, data_format), kernel, window, tuple(shape[1:-1])
     )
-    return _channels_as_in(y, data_format)
+    return channels_as_in(y, data_format)
 
 
 def depthwise_conv2d(
@@ -145,9 +145,9 @@ def depthwise_conv2d(
             x, kernel, strides, padding, data_format, dilations, name
         )
     y = products.depthwise_convolution(
-        _channels_last(x, data_format), kernel, window
+        channels_last(x, data_format), kernel, window
     )
-    return _channels_as_in(y, data_format)
+    return channels_as_in(y, data_format)
 
 
 def separable_conv2d(
@@ -177,11 +177,11 @@ def max_pool(
 ):
     """`tf.nn.max_pool` of windows that overlap, with any derivative."""
     x = tf.convert_to_tensor(input)
-    window = _pooling_window(x, ksize, strides, padding, 1, data_format)
+    window = pooling_window(x, ksize, strides, padding, 1, data_format)
     if window is None:
         return original(x, ksize, strides, padding, data_format, name)
-    y = products.max_pooling(_channels_last(x, data_format), window)
-    return _channels_as_in(y, data_format)
+    y = products.max_pooling(channels_last(x, data_format), window)
+    return channels_as_in(y, data_format)
 
 
 def pool(
@@ -198,13 +198,13 @@ def pool(
     """`tf.nn.pool` for maxima."""
     x = tf.convert_to_tensor(input)
     settings = (strides, padding, data_format, dilations)
-    window = _pooling_window(
+    window = pooling_window(
         x, window_shape, strides, padding, dilations, data_format
     )
     if window is None or pooling_type != "MAX":
         return original(x, window_shape, pooling_type, *settings, name)
-    y = products.max_pooling(_channels_last(x, data_format), window)
-    return _channels_as_in(y, data_format)
+    y = products.max_pooling(channels_last(x, data_format), window)
+    return channels_as_in(y, data_format)
 
 
 def resize(original, images, size, method="bilinear", *args, **kwargs):
@@ -308,10 +308,10 @@ def _window(x, kernel, strides, padding, dilations, data_format):
     if kernel.shape.rank != x.shape.rank or not kernel.shape.is_fully_defined():
         return None
     size = list(kernel.shape[:-2])
-    return _pooling_window(x, size, strides, padding, dilations, data_format)
+    return pooling_window(x, size, strides, padding, dilations, data_format)
 
 
-def _pooling_window(x, size, strides, padding, dilations, data_format):
+def pooling_window(x, size, strides, padding, dilations, data_format):
     """Returns the `Window` of a size, or `None` if there is no form."""
     rank = x.shape.rank
     if (
@@ -343,13 +343,15 @@ def _is_first(data_format):
     return data_format is not None and data_format.startswith("NC")
 
 
-def _channels_last(x, data_format):
+def channels_last(x, data_format):
+    """Returns images with their channels in the last axis."""
     if not _is_first(data_format):
         return x
     return tf.transpose(x, [0, *range(2, x.shape.rank), 1])
 
 
-def _channels_as_in(y, data_format):
+def channels_as_in(y, data_format):
+    """Returns the result of `channels_last` in a format again."""
     if not _is_first(data_format):
         return y
     return tf.transpose(y, [0, y.shape.rank - 1, *range(1, y.shape.rank - 1)])

@@ -103,7 +103,7 @@ class Endpoints:
         if HEAD[0] in weights:
             checks.append(_check_head(*(weights[name] for name in HEAD)))
         query_x, weights = run_time_checks.after(checks, (query_x, weights))
-        return _predictions(self._learner.predict_tasks(query_x, weights))
+        return predictions(self._learner.predict_tasks(query_x, weights))
 
     def adapt_and_predict(self, support_x, support_y, query_x):
         query = _flat({"query_x": query_x}, self.specs)
@@ -113,7 +113,7 @@ class Endpoints:
         query_x = run_time_checks.after(checks, query_x)
         results = self._learner.adapt_and_predict_tasks(x, query_x)
         check = _finite(results[0], _DIVERGED)
-        return _predictions(run_time_checks.after([check], results[1]))
+        return predictions(run_time_checks.after([check], results[1]))
 
     def serve(self, support_x, support_y, query_x):
         """Returns what `MetaModel.predict` does: NaN for a bad task."""
@@ -239,7 +239,7 @@ def _nan_unless(is_good, tensor):
     return tf.where(tf.reshape(is_good, shape), tensor, nan)
 
 
-def _predictions(outputs):
+def predictions(outputs):
     """Returns outputs by name."""
     if tf.is_tensor(outputs):
         return {"predictions": outputs}

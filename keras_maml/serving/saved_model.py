@@ -23,7 +23,7 @@ def export(
     if options != {"format": "tf_saved_model"}:
         received = (f"{name}={value!r}" for name, value in options.items())
         raise ValueError(
-            'Only `format="tf_saved_model"` can hold the inner loop, and it '
+            '`format` must be "tf_saved_model" or "litert", and the former '
             f"takes no further arguments. Received: {', '.join(received)}"
         )
     if signature is None:

@@ -160,8 +160,8 @@ MUTANTS = [
     # -- Files
     Mutant(
         "engine/stateless_learner.py",
-        "task_learner(training=False, n_way=n_way)",
-        "task_learner(training=True, n_way=n_way)",
+        "training=False, n_way=self._n_way if",
+        "training=True, n_way=self._n_way if",
         "serving/saved_model_test.py"
         "::test_every_choice_of_statistics_is_served[moving]",
     ),
