@@ -106,7 +106,11 @@ def _advice(verdict):
             "tasks, or use one model for all tasks."
         )
     if verdict.answer == "no":
-        return "Do not adapt: use one model for all tasks."
+        text = "Do not adapt: use one model for all tasks."
+        gain = verdict.gains[verdict.best]
+        if gain > 0 and verdict.comparisons[verdict.best].p_value < 0.05:
+            text += f" Adapting takes away {100 * gain:.1f} % of its error."
+        return text
     text = {
         "own": "Train a model of each task's own: other tasks do not help.",
         "fine-tuned": "Adapt: train one model for all tasks, and fine-tune it.",
