@@ -165,5 +165,6 @@ def test_classes_of_unequal_tasks_in_folds(tmp_path):
     x, *_ = table.episode(0)
     verdict.model.export(tmp_path / "model", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "model"))
-    x = {k: v[None] for k, v in x.items() if k != "support_weight"}
-    assert served.serve(x).shape == (1, x["query_x"].shape[1], 2)
+    names = ("support_x", "support_y", "query_x")
+    outputs = served.serve(*(x[name][None] for name in names))
+    assert outputs.shape == (1, len(x["query_x"]), 2)
