@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
 
 PLOTS = ["matplotlib>=3.10"]
 TENSORBOARD = [*PLOTS, "tensorboard>=2.20"]
+TABLES = ["pandas>=2.2", "pyarrow>=17.0"]
 RL = ["gymnasium[mujoco]>=1.1.1", "mujoco>=3.3"]
 # The converter is TensorFlow's. The interpreter tells whether a file runs.
 LITERT = ["ai-edge-litert>=2.1.0", "flatbuffers>=24.3.25"]
@@ -76,6 +77,7 @@ setuptools.setup(
     extras_require={
         "litert": LITERT,
         "plots": PLOTS,
+        "tables": TABLES,
         "tensorboard": TENSORBOARD,
         "rl": RL,
         "tests": TESTS,

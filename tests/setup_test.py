@@ -103,7 +103,9 @@ def test_package_is_whole_and_typed(declared):
 def test_library_imports_only_what_is_declared(declared):
     required = distributions(declared["install_requires"])
     extras = declared["extras_require"]
-    optional = distributions(extras["litert"] + extras["plots"] + extras["rl"])
+    optional = distributions(
+        extras["litert"] + extras["plots"] + extras["rl"] + extras["tables"]
+    )
     assert imported("keras_maml") - {"keras-maml"} <= required | optional
 
 

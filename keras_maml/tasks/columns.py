@@ -142,7 +142,8 @@ def _read_file(path):
         import pandas
     except ImportError:
         raise ValueError(
-            "To read Parquet, install pandas and pyarrow. Received: "
+            "To read Parquet, install pandas and pyarrow (the extra "
+            "`keras-maml[tables]`). Received: "
             f"data={str(path)!r}"
         ) from None
     try:

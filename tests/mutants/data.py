@@ -121,7 +121,7 @@ MUTANTS = [
         "tasks/episodes_test.py::test_rotations_as_classes",
     ),
     Mutant(
-        "tasks/episodes.py",
+        "tasks/labelled_examples.py",
         "np.float32(1 / 255)",
         "np.float32(1 / 256)",
         "tasks/class_pool_test.py::test_dtypes",

@@ -293,6 +293,18 @@ def test_a_data_frame_is_the_same_table():
     )
 
 
+def test_pandas_and_parquet_are_the_same_table(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="extra [tables]")
+    pytest.importorskip("pyarrow", reason="extra [tables]")
+    frame = pandas.DataFrame(table())
+    frame.to_parquet(tmp_path / "data.parquet")
+    expected = make().episode(3)
+    for data in (frame, tmp_path / "data.parquet"):
+        actual = make(data).episode(3)
+        for a, b in zip(tf.nest.flatten(actual), tf.nest.flatten(expected)):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_parquet_needs_pandas(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ValueError, match="install pandas and pyarrow"):
