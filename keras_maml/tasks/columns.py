@@ -13,7 +13,7 @@ import numpy as np
 # country, and there are people called None.
 _NO_NUMBER = frozenset(("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"))
 
-_ORIGIN = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_ORIGIN = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 Columns = dict[str, np.ndarray]
 
@@ -146,7 +146,7 @@ def _moment(argument, name, text):
             f"{text!r} in column {name!r}"
         ) from None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.timezone.utc)
+        moment = moment.replace(tzinfo=datetime.UTC)
     return (moment - _ORIGIN) // datetime.timedelta(microseconds=1)
 
 

@@ -73,8 +73,8 @@ def from_table(
         order: str. The column of the time: numbers, dates, or text such as
             "2026-11-26 09:30" (ISO 8601). Then all support rows come before
             all query rows. The support set is what came last before a moment,
-            and query rows are of any later time. Rows of the same time are never parted. Defaults
-            to `None`: rows at random.
+            and query rows are of any later time. Rows of the same time are
+            never parted. Defaults to `None`: rows at random.
         cut: with `order`, the moment. `"random"` is any that leaves enough rows
             on both sides; `"first"` is as soon as the support set is full, as
             for somebody new. Needs `order`. Defaults to `"random"`.
