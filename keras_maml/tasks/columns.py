@@ -80,6 +80,18 @@ def numbers(argument: str, name: str, column: np.ndarray) -> np.ndarray:
     return values
 
 
+def parsed(column: np.ndarray) -> np.ndarray:
+    """Returns for each row whether its value is a number that is there."""
+
+    def is_number(value):
+        try:
+            return not is_missing(value) and np.isfinite(float(value))
+        except (TypeError, ValueError):
+            return False
+
+    return np.array([is_number(value) for value in column], bool)
+
+
 def keys(argument: str, name: str, column: np.ndarray) -> np.ndarray:
     """Returns a column of names or whole numbers that has no missing value.
 

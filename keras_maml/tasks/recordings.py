@@ -116,6 +116,11 @@ def from_recordings(
     step = check_integer("step", length if step is None else step)
     name, of_each = "target", dict[str, Any]()
     if recording is None:
+        if features is not None:
+            raise ValueError(
+                "`features` needs a table and `recording`. Received: "
+                f"features={features!r} and recording=None"
+            )
         signal, lengths = _joined(recordings)
         given = (task, target, group)
         of_each = {

@@ -240,6 +240,13 @@ def _guessed_kind(name, column):
     try:
         values = columns_lib.numbers("target", name, column)
     except ValueError:
+        parsed = columns_lib.parsed(column)
+        if parsed.any():
+            raise ValueError(
+                f"`kind` must say what column {name!r} holds, in which "
+                f"{parsed.sum()} of {len(parsed)} values are numbers. "
+                "Received: kind=None"
+            ) from None
         return "classification"
     if (values[np.isfinite(values)] % 1 == 0).all():
         raise ValueError(

@@ -381,6 +381,10 @@ def test_whole_numbers_are_classes_only_if_you_say_so():
     assert (
         len(make(data, target="stars", kind="classification").class_names) == 5
     )
+    mixed = data["stars"].astype("U9")
+    mixed[7] = "five"
+    with pytest.raises(ValueError, match="`kind` must say.* 106 of 107"):
+        make(table(stars=mixed), target="stars")
     ratings = make(data, target="stars", kind="regression")
     assert ratings.class_names is None
     assert ratings.episode(0)[1].shape == (3, 1)
