@@ -7,7 +7,8 @@ person could do instead, by the share of right windows:
 - pooled: one network for all people, which does not adapt;
 - fine-tuned: the same network after some steps on the person's pieces;
 - prototypes: the nearest mean of a class in a space of features;
-- own: a network that only ever sees the person's pieces.
+- own: a network that learns from the person's pieces alone. Its scaling is that
+  of the training people.
 
 Rates and numbers of steps are chosen on one of the training people. The person
 who is left out chooses nothing.
@@ -84,7 +85,8 @@ TRAINING_FLAGS = (
     "meta_batch_size",
     "seed",
 )
-# What is chosen for each method on the validation person: as many for all.
+# What MAML chooses from on the validation person. Fine-tuning tries as many,
+# and as many again with moving averages.
 RATES = [0.03, 0.1, 0.3]
 STEPS = [3, 10, 30]
 # A network that starts from nothing needs more.
