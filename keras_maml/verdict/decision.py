@@ -37,7 +37,7 @@ def decide(reports):
 
     Validation tasks choose the candidate that is compared with the pooled
     model, so the test is of one hypothesis. The choice is the simplest
-    candidate that the best one does not beat by a worthwhile margin.
+    candidate that beats the pooled model and that no other one beats.
 
     Args:
         reports: dict from the name of a candidate to its `EvaluationReport`,
@@ -50,8 +50,15 @@ def decide(reports):
     comparisons = {name: compare(reports[name], pooled) for name in adapting}
     beats = _beats(reports[best], pooled)
     if beats:
-        rivals = [n for n in adapting if not _beats(reports[best], reports[n])]
-        choice = next(name for name in adapting if name in (*rivals, best))
+        good = [name for name in adapting if _beats(reports[name], pooled)]
+        choice = next(
+            (
+                name
+                for name in good
+                if not any(_beats(reports[n], reports[name]) for n in good)
+            ),
+            best,
+        )
         answer = "yes"
     else:
         choice = "pooled"

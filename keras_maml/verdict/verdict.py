@@ -29,9 +29,9 @@ class Verdict:
       p < 0.05. If only p is missing, the answer is `"unclear"`, and otherwise
       `"no"`. The error is the metric, or one less the metric if high values
       are good.
-    - The choice is the first candidate, in the order of `reports`, that the
-      best one does not beat in the same sense. A candidate that diverged on a
-      test task is not chosen as the best.
+    - The choice is the first candidate, in the order of `reports`, that beats
+      the pooled model in the same sense and that no other one beats. A
+      candidate that diverged on a test task beats none.
 
     Args:
         reports: dict from a candidate to its `EvaluationReport`, the simplest

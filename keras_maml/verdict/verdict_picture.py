@@ -62,7 +62,13 @@ def _draw_candidates(axes, verdict):
     axes.invert_yaxis()
     axes.set(xlabel=f"error ({_error_name(verdict.reports['pooled'])})")
     axes.set_xlim(left=0)
-    axes.legend(fontsize="small")
+    # Below the panel: within it, the legend could hide a candidate.
+    axes.legend(
+        fontsize="small",
+        loc="upper center",
+        bbox_to_anchor=(0.4, -0.17),
+        ncol=3,
+    )
 
 
 def _draw_tasks(axes, verdict):

@@ -112,11 +112,12 @@ def _advice(verdict):
             text += f" Adapting takes away {100 * gain:.1f} % of its error."
         return text
     text = {
-        "own": "Train a model of each task's own: other tasks do not help.",
+        "own": "Train a model of each task's own: no other is shown to be "
+        "better.",
         "fine-tuned": "Adapt: train one model for all tasks, and fine-tune it.",
     }.get(choice, f"Adapt: use {LABELS.get(choice, choice)}.")
     if choice != verdict.best:
-        text += f" {_label(verdict.best)} does not gain more."
+        text += f" {_label(verdict.best)} is not shown to be better."
     return text
 
 

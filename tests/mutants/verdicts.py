@@ -56,8 +56,8 @@ MUTANTS = [
     ),
     Mutant(
         "verdict/decision.py",
-        "choice = next(name for name in adapting if name in (*rivals, best))",
-        "choice = best",
+        "if not any(_beats(reports[n], reports[name]) for n in good)",
+        "if name == best",
         f"{_VERDICT}::test_a_simpler_candidate_that_is_as_good_is_chosen",
     ),
 ]

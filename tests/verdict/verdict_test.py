@@ -66,10 +66,20 @@ def test_it_says_to_adapt():
 def test_a_simpler_candidate_that_is_as_good_is_chosen():
     found = verdict(gains(0, 0.02, 0.25, 0.1, 0.15, 0.251))
     assert (found.choice, found.best) == ("fine-tuned", "maml")
-    assert "fine-tune it. MAML does not gain more." in found.sentences()[0]
+    assert (
+        "fine-tune it. MAML is not shown to be better." in found.sentences()[0]
+    )
     found = verdict(gains(0, 0.25, 0.25, 0.1, 0.15, 0.25))
     assert found.choice == "own"
-    assert "other tasks do not help" in found.sentences()[0]
+    assert "no other is shown to be better" in found.sentences()[0]
+
+
+def test_a_candidate_that_another_one_beats_is_not_chosen():
+    # Validation tasks like the model of one's own best, test tasks do not.
+    errors = dict.fromkeys(NAMES, 0.0) | {"own": -1.0}
+    found = verdict(gains(0, 0.1, 0.2, 0, 0, 0.2), validation=errors)
+    assert (found.answer, found.best) == ("yes", "own")
+    assert found.choice == "fine-tuned"
 
 
 def test_it_says_not_to_adapt():
