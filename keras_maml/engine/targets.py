@@ -202,7 +202,9 @@ def _check_labels(target):
         is_wrong &= counts
 
     if built_in.is_required():
-        return _looked_up(labels, target.classes), None
+        if target.classes is not None:
+            labels = looked_up(labels, target.classes)
+        return labels, None
 
     def received():
         # XLA compiles this also for a replica without tasks, so for no label.
@@ -231,10 +233,8 @@ def _check_labels(target):
     )
 
 
-def _looked_up(labels, classes):
+def looked_up(labels, classes):
     """Returns the labels. LiteRT refuses to look up one that is no class."""
-    if classes is None:
-        return labels
     classes = tf.range(classes)
     found = tf.gather(classes, tf.cast(labels, classes.dtype))
     return tf.cast(found, labels.dtype)
