@@ -80,7 +80,8 @@ def _store(model, weight_type):
                 continue
             # All signatures share the numbers. Tensors of other shapes may
             # share them too, but not their scales.
-            key = tensor.buffer, int(tensor.shape[-1])
+            scales = int(tensor.shape[-1]) if weight_type == "int8" else 0
+            key = tensor.buffer, scales
             if key not in stored:
                 stored[key] = len(model.buffers)
                 model.buffers.append(schema.BufferT())

@@ -440,6 +440,25 @@ def test_fewer_examples_than_the_file_has_room_for(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ignored", [-1, 2, 255])
+def test_labels_that_a_loss_ignores(ignored, tmp_path):
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=ignored
+    )
+    meta_model = keras_maml.MetaModel(
+        small_mlp(2, 3), inner_optimizer=0.5, inner_loss=loss
+    )
+    x = episode(2)
+    x["support_y"][0, 1] = ignored
+    path = written(meta_model, x, tmp_path / "model.tflite")
+    assert_equals_predict(meta_model, path, x)
+    assert_built_in(path)
+    x["support_y"][0, 1] = 3
+    with pytest.raises(RuntimeError, match="index out of bounds"):
+        on_device(path, x)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(keras_maml.algorithms.__all__))
 def test_algorithms(name, tmp_path):
     learner = small_mlp(2, 3, batch_norm=True)
