@@ -1,9 +1,11 @@
 """Images of your own: a folder of class folders.
 
 This program reads a folder, leaves out some of its classes, learns from the
-others, and then learns the classes that were left out from a few images each.
-It compares MAML with prototypes and exports a SavedModel that adapts to new
-classes (see serve.py).
+others, and says whether to adapt to the classes that were left out, from a few
+images each: it compares MAML and ANIL with prototypes, with one network for all
+tasks, with the same network fine-tuned, and with a network of each task's own.
+It prints the verdict, draws it, and exports the model of choice as a SavedModel
+(see serve.py).
 
     python examples/own_images.py
     python examples/own_images.py --data=birds --n_way=5 --k_shot=5
@@ -12,7 +14,6 @@ Without `--data`, the program makes a folder of drawn characters. To go on with
 a run that was interrupted, repeat the command.
 """
 
-import glob
 import os
 
 # Hides TensorFlow's start-up messages; must come before its import.
@@ -37,15 +38,15 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("n_way", 5, "Classes of a task.", lower_bound=2)
 flags.DEFINE_integer("k_shot", 1, "Images of a class.", lower_bound=1)
 flags.DEFINE_integer("q_query", 5, "Queries of a class.", lower_bound=1)
-flags.DEFINE_integer("filters", 32, "Of each convolution.", lower_bound=1)
+flags.DEFINE_integer("filters", 16, "Of each convolution.", lower_bound=1)
 flags.DEFINE_integer(
-    "iterations", 1000, "Training steps of each network.", lower_bound=1
+    "budget", 1500, "Gradient evaluations of a training.", lower_bound=1
 )
+flags.DEFINE_integer("trials", 3, "Of learning rates.", lower_bound=1)
 flags.DEFINE_integer(
     "meta_batch_size", 8, "Tasks of a training step.", lower_bound=1
 )
-flags.DEFINE_float("inner_rate", 0.4, "Of the inner loop.", lower_bound=0.0)
-flags.DEFINE_integer("test_tasks", 200, "Tasks of new classes.", lower_bound=2)
+flags.DEFINE_integer("episodes", 200, "Test episodes.", lower_bound=2)
 flags.DEFINE_integer(
     "seed",
     0,
@@ -54,22 +55,7 @@ flags.DEFINE_integer(
     upper_bound=2**32 - 1,
 )
 flags.DEFINE_string(
-    "output_dir", "outputs/own_images", "Folder for the models."
-)
-
-# A run goes on if it has the same values of these.
-TRAINING_FLAGS = (
-    "data",
-    "image_size",
-    "color_mode",
-    "n_way",
-    "k_shot",
-    "q_query",
-    "filters",
-    "iterations",
-    "meta_batch_size",
-    "inner_rate",
-    "seed",
+    "output_dir", "outputs/own_images", "Folder for the verdict and the model."
 )
 
 
@@ -87,74 +73,19 @@ def make_up(folder, seed, classes=60, images=12):
 
 
 def read_tasks(config, folder):
-    """Returns training and test tasks: of 80 and of 20 % of the classes."""
+    """Returns training, validation and test tasks, of 60, 20 and 20 %."""
     pool = tasks.from_folder(
         folder, image_size=config.image_size, color_mode=config.color_mode
     ).with_at_least(config.k_shot + config.q_query)
-    for_test = max(pool.num_classes // 5, config.n_way)
-    parts = pool.split(pool.num_classes - for_test, for_test, seed=config.seed)
-    return [
-        part.episodes(
+    part = max(pool.num_classes // 5, config.n_way)
+    pools = pool.split(
+        pool.num_classes - 2 * part, part, part, seed=config.seed
+    )
+    return tuple(
+        pool.episodes(
             config.n_way, config.k_shot, config.q_query, seed=config.seed
         )
-        for part in parts
-    ]
-
-
-def make_models(config, shape):
-    """MAML and prototypes, each with four convolutions."""
-    settings = {
-        "inner_optimizer": config.inner_rate,
-        # New images come one at a time.
-        "normalization": "support",
-        "inner_loss": keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True
-        ),
-    }
-
-    def learner(n_way):
-        return keras_maml.learners.conv4(
-            shape,
-            n_way,
-            filters=config.filters,
-            head_stddev=0.1,
-            seed=config.seed,
-        )
-
-    return {
-        "MAML": keras_maml.MetaModel(
-            learner(config.n_way), inner_steps=1, evaluation_steps=3, **settings
-        ),
-        "prototypes": keras_maml.MetaModel(
-            learner(None), inner_steps=0, head_init="prototypes", **settings
-        ),
-    }
-
-
-def fit(config, model, train, name):
-    """Trains a model, and goes on if it was interrupted."""
-    model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(3e-3, config.iterations)
-        ),
-        loss=model.inner_loss,
-        metrics=["accuracy"],
-    )
-    epochs = min(10, config.iterations)
-    model.fit(
-        train.batch(config.meta_batch_size),
-        steps_per_epoch=-(-config.iterations // epochs),
-        epochs=epochs,
-        callbacks=[
-            keras_maml.callbacks.Resume(
-                os.path.join(config.output_dir, f"{name}.resume"),
-                settings={
-                    flag: getattr(config, flag) for flag in TRAINING_FLAGS
-                },
-            )
-        ],
-        shuffle=False,
-        verbose=2,
+        for pool in pools
     )
 
 
@@ -167,33 +98,33 @@ def main(argv):
     if not folder:
         folder = os.path.join(FLAGS.output_dir, "characters")
         make_up(folder, FLAGS.seed)
-    train, test = read_tasks(FLAGS, folder)
-    shape = train.episode(0)[0]["query_x"].shape[1:]
-    models = make_models(FLAGS, shape)
-    lines = []
-    for name, model in models.items():
-        print(name)
-        fit(FLAGS, model, train, name)
-        scores = keras_maml.evaluate_tasks(
-            model,
-            test.batch(10, count=FLAGS.test_tasks),
-            keras.metrics.sparse_categorical_accuracy,
-        )
-        [score] = scores.values()
-        lines.append(
-            f"{name:12} {100 * score.mean:6.2f} ± {100 * score.ci95:.2f} %"
-        )
-    print(
-        f"\nAccuracy on new classes, {FLAGS.n_way} of them, {FLAGS.k_shot} "
-        f"images each, {FLAGS.test_tasks} tasks; chance is "
-        f"{100 / FLAGS.n_way:.1f} %:"
+    parts = read_tasks(FLAGS, folder)
+    learner = keras_maml.learners.conv4(
+        parts[0].episode(0)[0]["query_x"].shape[1:],
+        FLAGS.n_way,
+        filters=FLAGS.filters,
+        head_stddev=0.1,
+        seed=FLAGS.seed,
     )
-    print("\n".join(lines))
+    verdict = keras_maml.should_i_adapt(
+        learner,
+        parts,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        budget=FLAGS.budget,
+        trials=FLAGS.trials,
+        meta_batch_size=FLAGS.meta_batch_size,
+        inner_steps=1,
+        episodes=FLAGS.episodes,
+        folder=os.path.join(FLAGS.output_dir, "results"),
+        seed=FLAGS.seed,
+    )
+    print(verdict)
+    verdict.to_json(os.path.join(FLAGS.output_dir, "verdict.json"))
+    verdict.plot(os.path.join(FLAGS.output_dir, "verdict.png"))
     exported = os.path.join(FLAGS.output_dir, "saved_model")
-    models["MAML"].export(exported, verbose=False)
-    print(f"SavedModel, which adapts to new classes: {exported}")
-    for run in glob.glob(os.path.join(FLAGS.output_dir, "*.resume*")):
-        os.remove(run)
+    verdict.model.export(exported, verbose=False)
+    print(f"SavedModel: {exported}")
 
 
 if __name__ == "__main__":

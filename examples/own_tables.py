@@ -1,9 +1,10 @@
 """A table of your own: one row an example, one column the task.
 
 This program reads a CSV file, leaves out some of its tasks, learns from the
-others, and adapts to those that were left out. It compares MAML with one
-network for all tasks, as it is and fine-tuned, and exports a SavedModel that
-adapts to new tasks (see serve.py).
+others, and says whether to adapt to those that were left out: it compares MAML
+and ANIL with one network for all tasks, with the same network fine-tuned, and
+with a network of each task's own. It prints the verdict, draws it, and exports
+the model of choice as a SavedModel (see serve.py).
 
     python examples/own_tables.py
     python examples/own_tables.py --data=ratings.csv --task=user --target=rating
@@ -14,7 +15,6 @@ that was interrupted, repeat the command.
 """
 
 import csv
-import glob
 import os
 
 # Hides TensorFlow's start-up messages; must come before its import.
@@ -22,7 +22,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
 from absl import logging
@@ -41,12 +40,13 @@ flags.DEFINE_string("order", "day", "The column of the time, or empty.")
 flags.DEFINE_integer("support", 10, "Rows to adapt on.", lower_bound=1)
 flags.DEFINE_integer("query", 20, "Rows to predict.", lower_bound=1)
 flags.DEFINE_integer(
-    "iterations", 2000, "Training steps of each network.", lower_bound=1
+    "budget", 7000, "Gradient evaluations of a training.", lower_bound=1
 )
+flags.DEFINE_integer("trials", 3, "Of learning rates.", lower_bound=1)
 flags.DEFINE_integer(
     "meta_batch_size", 16, "Tasks of a training step.", lower_bound=1
 )
-flags.DEFINE_float("inner_rate", 0.05, "For targets of variance 1.")
+flags.DEFINE_integer("episodes", 200, "Test episodes.", lower_bound=2)
 flags.DEFINE_integer(
     "seed",
     0,
@@ -55,28 +55,11 @@ flags.DEFINE_integer(
     upper_bound=2**32 - 1,
 )
 flags.DEFINE_string(
-    "output_dir", "outputs/own_tables", "Folder for the model and the table."
+    "output_dir", "outputs/own_tables", "Folder for the verdict and the model."
 )
 
-# A run goes on if it has the same values of these.
-TRAINING_FLAGS = (
-    "data",
-    "task",
-    "target",
-    "features",
-    "categories",
-    "order",
-    "support",
-    "query",
-    "iterations",
-    "meta_batch_size",
-    "inner_rate",
-    "seed",
-)
-# Numbers of gradient steps in the test. The exported model takes the last one.
-STEPS = [0, 1, 3, 10]
-# Rates that fine-tuning and MAML try on validation tasks.
-RATES = [0.01, 0.02, 0.05, 0.1]
+# Rates of the inner loop to try, for targets of variance 1.
+RATES = (0.01, 0.3)
 
 
 def make_up(path, seed, shops=60, days=80):
@@ -119,7 +102,8 @@ def read_tasks(config, path):
         seed=config.seed,
     )
     if table.left_out:
-        print(f"Too few rows, left out: {', '.join(table.left_out)}")
+        some = ", ".join(table.left_out[:10])
+        print(f"Too few rows: {len(table.left_out)} tasks, such as {some}")
     return table.split(0.7, 0.1, 0.2, seed=config.seed)
 
 
@@ -147,94 +131,6 @@ def make_learner(config, train):
     return keras.Model(inputs, train.target_rescaling()(x))
 
 
-def make_model(learner, rate, inner_steps):
-    scale = learner.layers[-1].scale
-    return keras_maml.MetaModel(
-        learner,
-        # A squared error has gradients of the size of its units, squared.
-        inner_optimizer=rate / scale**2,
-        inner_steps=inner_steps,
-        evaluation_steps=STEPS[-1],
-        inner_loss="mse",
-    )
-
-
-def fit(config, model, dataset_at, name):
-    """Trains a network, and goes on if it was interrupted."""
-    keras.utils.set_random_seed(config.seed)
-    model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(3e-3, config.iterations)
-        ),
-        loss="mse",
-    )
-    epochs = min(10, config.iterations)
-    keras_maml.callbacks.Resume(
-        os.path.join(config.output_dir, f"{name}.resume"),
-        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
-        dataset_at=dataset_at,
-    ).fit(
-        model,
-        dataset_at(0),
-        steps_per_epoch=-(-config.iterations // epochs),
-        epochs=epochs,
-        shuffle=False,
-        verbose=2,
-    )
-
-
-def all_rows(x, y):
-    """The rows of all tasks of a meta-batch, as one batch."""
-
-    def joined(support, query):
-        rows = tf.concat([support, query], axis=1)
-        return tf.reshape(rows, [-1, *rows.shape[2:]])
-
-    inputs = tf.nest.map_structure(joined, x["support_x"], x["query_x"])
-    return inputs, joined(x["support_y"], y)
-
-
-def train_both(config, train):
-    """Trains MAML, and one network for all tasks."""
-    size = config.meta_batch_size
-
-    def meta_batches(steps):
-        return train.batch(size, start=steps * size)
-
-    keras.utils.set_random_seed(config.seed)
-    learner = make_learner(config, train)
-    pooled = keras.models.clone_model(learner)
-    pooled.set_weights(learner.get_weights())
-    print("MAML")
-    maml = make_model(learner, config.inner_rate, inner_steps=3)
-    fit(config, maml, meta_batches, "maml")
-    print("One network for all tasks")
-    fit(
-        config,
-        pooled,
-        lambda steps: meta_batches(steps).map(all_rows),
-        "pooled",
-    )
-    return {"MAML": learner, "one for all, fine-tuned": pooled}
-
-
-def mean_absolute_errors(model, table):
-    scores = keras_maml.evaluate_tasks(
-        model,
-        table.batch(10, count=10 * len(table.names)),
-        keras.losses.mean_absolute_error,
-        inner_steps=STEPS,
-    )
-    return [score.mean for score in scores.values()]
-
-
-def best_rate(learner, validation):
-    """Returns the model with the rate that is best on validation tasks."""
-    models = [make_model(learner, rate, inner_steps=1) for rate in RATES]
-    errors = [min(mean_absolute_errors(m, validation)) for m in models]
-    return models[int(np.argmin(np.nan_to_num(errors, nan=np.inf)))]
-
-
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
@@ -245,28 +141,29 @@ def main(argv):
     if not path:
         path = os.path.join(FLAGS.output_dir, "shops.csv")
         make_up(path, FLAGS.seed)
-    train, validation, test = read_tasks(FLAGS, path)
-    models = {
-        name: best_rate(learner, validation)
-        for name, learner in train_both(FLAGS, train).items()
-    }
-    print(
-        f"\nMean absolute error of {FLAGS.target!r}, {len(test.names)} tasks "
-        f"that were left out, after gradient steps on {FLAGS.support} rows:"
+    parts = read_tasks(FLAGS, path)
+    keras.utils.set_random_seed(FLAGS.seed)
+    learner = make_learner(FLAGS, parts[0])
+    # A squared error has gradients of the size of its units, squared.
+    scale = learner.layers[-1].scale
+    verdict = keras_maml.should_i_adapt(
+        learner,
+        parts,
+        loss="mse",
+        budget=FLAGS.budget,
+        trials=FLAGS.trials,
+        meta_batch_size=FLAGS.meta_batch_size,
+        inner_rates=[rate / scale**2 for rate in RATES],
+        episodes=FLAGS.episodes,
+        folder=os.path.join(FLAGS.output_dir, "results"),
+        seed=FLAGS.seed,
     )
-    print(f"{'steps':26}" + "".join(f"{steps:>9}" for steps in STEPS))
-    for name, model in models.items():
-        errors = mean_absolute_errors(model, test)
-        print(f"{name:26}" + "".join(f"{error:9.3f}" for error in errors))
-    x, _ = test.episode(0)
-    model = models["MAML"]
-    x = tf.nest.map_structure(lambda array: array[None], x)
-    model.predict(x, verbose=0)
+    print(verdict)
+    verdict.to_json(os.path.join(FLAGS.output_dir, "verdict.json"))
+    verdict.plot(os.path.join(FLAGS.output_dir, "verdict.png"))
     exported = os.path.join(FLAGS.output_dir, "saved_model")
-    model.export(exported, verbose=False)
-    print(f"SavedModel, which adapts to new tasks: {exported}")
-    for run in glob.glob(os.path.join(FLAGS.output_dir, "*.resume*")):
-        os.remove(run)
+    verdict.model.export(exported, verbose=False)
+    print(f"SavedModel: {exported}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,11 @@
 """A watch that learns its wearer: which exercise is this?
 
-This program leaves out one person at a time, learns from the others, and adapts
-to the person by one short piece of each exercise. It compares MAML with what a
-person could do instead, by the share of right windows:
-
-- pooled: one network for all people, which does not adapt;
-- fine-tuned: the same network after some steps on the person's pieces;
-- prototypes: the nearest mean of a class in a space of features;
-- own: a network that only ever sees the person's pieces.
-
-Rates and numbers of steps are chosen on one of the training people. The person
-who is left out chooses nothing.
+This program asks whether a watch should adapt to its wearer by one short piece
+of each exercise. It leaves out some people at a time, learns from the others,
+and tests on those who were left out. MAML and ANIL stand beside what one could
+do instead: one network for all people, the same network fine-tuned, a network
+of the person's own, and prototypes. It prints a verdict, draws it, and exports
+the model of choice.
 
     python examples/wearable.py --data=watch.npz
     python examples/wearable.py --data=.../seglearn/data/watch_dataset.npy
@@ -21,10 +16,7 @@ its wheel and unzip it. Reading the `.npy` runs what is pickled in it. Without
 interrupted, repeat the command.
 """
 
-import glob
-import json
 import os
-import time
 from typing import NamedTuple
 
 # Hides TensorFlow's start-up messages; must come before its import.
@@ -32,7 +24,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
 from absl import logging
@@ -43,54 +34,34 @@ from keras_maml import tasks
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("data", "", "A watch.npz or watch_dataset.npy.")
-flags.DEFINE_integer(
-    "people", 0, "How many to leave out, one at a time; 0: all.", lower_bound=0
-)
-flags.DEFINE_integer("length", 200, "Samples of a window.", lower_bound=8)
+flags.DEFINE_integer("folds", 5, "Parts of the people.", lower_bound=2)
+flags.DEFINE_integer("length", 100, "Samples of a window.", lower_bound=8)
 flags.DEFINE_integer("step", 50, "From window to window.", lower_bound=1)
 flags.DEFINE_integer(
     "support", 3, "Windows of the piece of each exercise.", lower_bound=1
 )
 flags.DEFINE_integer("filters", 32, "Of each convolution.", lower_bound=1)
 flags.DEFINE_integer(
-    "iterations", 400, "Training steps of each network.", lower_bound=1
+    "budget", 600, "Gradient evaluations of a training.", lower_bound=1
 )
-flags.DEFINE_integer("inner_steps", 3, "Of MAML's training.", lower_bound=1)
-flags.DEFINE_float("inner_rate", 0.1, "Of MAML's training.", lower_bound=0.0)
+flags.DEFINE_integer("trials", 2, "Of learning rates.", lower_bound=1)
+flags.DEFINE_integer("inner_steps", 1, "Of MAML's training.", lower_bound=1)
+flags.DEFINE_integer(
+    "most_steps", 30, "Of fine-tuning and own networks.", lower_bound=1
+)
 flags.DEFINE_integer(
     "meta_batch_size", 4, "Tasks of a training step.", lower_bound=1
 )
 flags.DEFINE_integer(
     "seed",
     0,
-    "Seed of weights and tasks.",
+    "Seed of weights, tasks and their split.",
     lower_bound=0,
     upper_bound=2**32 - 1,
 )
 flags.DEFINE_string(
-    "output_dir", "outputs/wearable", "Folder for the table and the model."
+    "output_dir", "outputs/wearable", "Folder for the verdict and the model."
 )
-
-# A run goes on if it has the same values of these.
-TRAINING_FLAGS = (
-    "data",
-    "length",
-    "step",
-    "support",
-    "filters",
-    "iterations",
-    "inner_steps",
-    "inner_rate",
-    "meta_batch_size",
-    "seed",
-)
-# What is chosen for each method on the validation person: as many for all.
-RATES = [0.03, 0.1, 0.3]
-STEPS = [3, 10, 30]
-# A network that starts from nothing needs more.
-OWN_RATES = [0.001, 0.003, 0.01]
-OWN_STEPS = [30, 100, 200]
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 class Recordings(NamedTuple):
@@ -161,7 +132,7 @@ def make_tasks(config, recordings):
     )
 
 
-def make_learner(config, train, outputs):
+def make_learner(config, train):
     """Three convolutions. The first layer knows the units of the watch."""
     channels = len(train.normalization().input_mean)
     layers = [
@@ -182,170 +153,31 @@ def make_learner(config, train, outputs):
             keras.layers.ReLU(),
             keras.layers.MaxPooling1D(2),
         ]
-    layers.append(keras.layers.GlobalAveragePooling1D())
-    if outputs:
-        initializer = keras.initializers.GlorotUniform(1000 * config.seed + 3)
-        layers.append(
-            keras.layers.Dense(outputs, kernel_initializer=initializer)
-        )
+    initializer = keras.initializers.GlorotUniform(1000 * config.seed + 3)
+    layers += [
+        keras.layers.GlobalAveragePooling1D(),
+        keras.layers.Dense(
+            len(train.class_names), kernel_initializer=initializer
+        ),
+    ]
     return keras.Sequential(layers)
 
 
-def make_model(learner, rate=0.1, **settings):
-    settings = {
-        "inner_steps": 0,
-        # A wearer asks for one window at a time.
-        "normalization": "support",
-        **settings,
-    }
-    return keras_maml.MetaModel(
-        learner, inner_optimizer=rate, inner_loss=LOSS, **settings
-    )
+def make_folds(config, table):
+    """Returns training, validation and test people of each fold.
 
-
-def fit(config, model, dataset_at, name):
-    """Trains a network, and goes on if it was interrupted."""
-    model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(3e-3, config.iterations)
-        ),
-        loss=LOSS,
-    )
-    keras_maml.callbacks.Resume(
-        os.path.join(config.output_dir, f"{name}.resume"),
-        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
-        dataset_at=dataset_at,
-    ).fit(
-        model,
-        dataset_at(0),
-        steps_per_epoch=config.iterations,
-        epochs=1,
-        shuffle=False,
-        verbose=0,
-    )
-    return model
-
-
-def train_methods(config, train, classes, name):
-    """Trains on the same people: a pooled network, prototypes and MAML.
-
-    Returns:
-        A dict from the name of each method to the `MetaModel`s to choose from
-        and a list of the numbers of steps to choose from.
+    Somebody new is tested as soon as there is one piece of each exercise, on
+    all windows behind it.
     """
-    size = config.meta_batch_size
-
-    def meta_batches(steps):
-        return train.batch(size, start=steps * size)
-
-    def trained(learner, part, **settings):
-        model = make_model(learner, config.inner_rate, **settings)
-        fit(config, model, meta_batches, f"{name}_{part}")
-        return learner
-
-    pooled = make_learner(config, train, classes)
-    fit(
-        config,
-        pooled,
-        lambda steps: meta_batches(steps).map(all_windows),
-        f"{name}_pooled",
-    )
-    maml = trained(
-        make_learner(config, train, classes),
-        "maml",
-        inner_steps=config.inner_steps,
-    )
-    nearest = {"head_init": "prototypes"}
-    features = trained(make_learner(config, train, 0), "prototypes", **nearest)
-    own = make_learner(config, train, classes)
-    stored = {"normalization": "moving"}
-
-    def at_rates(learner, rates=RATES, **settings):
-        return [make_model(learner, rate, **settings) for rate in rates]
-
-    return {
-        "pooled": ([make_model(pooled, **stored)], [0]),
-        "fine-tuned": (at_rates(pooled) + at_rates(pooled, **stored), STEPS),
-        "prototypes": ([make_model(features, **nearest)], [0]),
-        "own": (
-            at_rates(own, map(keras_maml.inner_optimizers.Adam, OWN_RATES)),
-            OWN_STEPS,
-        ),
-        "MAML": (at_rates(maml), STEPS),
-    }
-
-
-def all_windows(x, y):
-    """The windows of all tasks of a meta-batch, as one batch."""
-    inputs = tf.concat([x["support_x"], x["query_x"]], axis=1)
-    targets = tf.concat([x["support_y"], y], axis=1)
-    shape = tf.concat([[-1], tf.shape(inputs)[2:]], axis=0)
-    return tf.reshape(inputs, shape), tf.reshape(targets, [-1])
-
-
-def accuracy(model, people, steps):
-    """The share of right windows behind the first piece of each exercise."""
-    episodes = people.replace(cut="first", query=(1, None))
-    try:
-        scores = keras_maml.evaluate_tasks(
-            model,
-            episodes.batch(1, count=len(episodes.names)),
-            keras.metrics.sparse_categorical_accuracy,
-            [steps],
+    for train, test in table.folds(config.folds, seed=config.seed):
+        people = len(np.unique(train.groups))
+        for_validation = max(1, people // 4)
+        yield (
+            *train.split(
+                people - for_validation, for_validation, seed=config.seed
+            ),
+            test.replace(cut="first", query=(1, None)),
         )
-    except ValueError as error:
-        if "not finite" not in str(error):
-            raise
-        return 0.0  # Steps this long diverge.
-    return scores[steps].mean
-
-
-def choose(models, steps, people):
-    """Returns the model and the number of steps that are best for people."""
-    candidates = [(model, number) for model in models for number in steps]
-    if len(candidates) == 1:
-        return candidates[0]
-    return max(candidates, key=lambda pair: accuracy(pair[0], people, pair[1]))
-
-
-def leave_one_out(config, table):
-    """Returns the accuracy of each method for each person, and a model."""
-    scores = {}
-    for train, test in table.leave_one_task_out():
-        if config.people and len(scores) == config.people:
-            break
-        started = time.time()
-        person = str(test.groups[0])
-        others, validation = train.split(
-            len(np.unique(train.groups)) - 1, 1, seed=config.seed
-        )
-        methods = train_methods(
-            config, others, len(table.class_names), f"without_{person}"
-        )
-        scores[person] = {}
-        for name, (models, steps) in methods.items():
-            model, number = choose(models, steps, validation)
-            scores[person][name] = accuracy(model, test, number)
-            print(
-                f"{person}: {name} {100 * scores[person][name]:.1f} %, "
-                f"{number} steps at {model.inner_optimizer.learning_rate}"
-                f" ({model.normalization})"
-            )
-        print(f"{person}: {time.time() - started:.0f} seconds")
-    model.evaluation_steps = number
-    return scores, model
-
-
-def print_table(scores):
-    names = list(next(iter(scores.values())))
-    print("| person |" + "".join(f" {name} |" for name in names))
-    print("| --- |" + " --- |" * len(names))
-    for person, row in scores.items():
-        print(
-            f"| {person} |" + "".join(f" {100 * v:.1f} |" for v in row.values())
-        )
-    means = [100 * np.mean([row[n] for row in scores.values()]) for n in names]
-    print("| all |" + "".join(f" **{mean:.1f}** |" for mean in means))
 
 
 def main(argv):
@@ -353,24 +185,30 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     logging.set_verbosity(logging.ERROR)
     keras_maml.configure_threads()
-    keras.utils.set_random_seed(FLAGS.seed)
-    started = time.time()
     recordings = read(FLAGS.data) if FLAGS.data else make_up(FLAGS.seed)
     table = make_tasks(FLAGS, recordings)
-    scores, meta_model = leave_one_out(FLAGS, table)
-    minutes = (time.time() - started) / 60
-    print(f"\nAccuracy in percent, {minutes:.1f} minutes in all:")
-    print_table(scores)
-    with open(os.path.join(FLAGS.output_dir, "scores.json"), "w") as file:
-        json.dump(scores, file, indent=1)
+    verdict = keras_maml.should_i_adapt(
+        lambda train: make_learner(FLAGS, train),
+        list(make_folds(FLAGS, table)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        budget=FLAGS.budget,
+        trials=FLAGS.trials,
+        meta_batch_size=FLAGS.meta_batch_size,
+        inner_steps=FLAGS.inner_steps,
+        most_steps=FLAGS.most_steps,
+        # Each arm of each person, once.
+        episodes=len(table.names),
+        folder=os.path.join(FLAGS.output_dir, "results"),
+        seed=FLAGS.seed,
+    )
+    print(verdict)
+    verdict.to_json(os.path.join(FLAGS.output_dir, "verdict.json"))
+    verdict.plot(os.path.join(FLAGS.output_dir, "verdict.png"))
     # What a watch needs: it takes pieces and windows, and gives exercises.
-    x, _ = table.episode(0)
-    meta_model.predict({k: v[None] for k, v in x.items()}, verbose=0)
     path = os.path.join(FLAGS.output_dir, "saved_model")
-    meta_model.export(path, verbose=False)
-    print(f"SavedModel, which adapts to new people: {path}")
-    for run in glob.glob(os.path.join(FLAGS.output_dir, "*.resume*")):
-        os.remove(run)
+    verdict.model.export(path, verbose=False)
+    print(f"SavedModel: {path}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from keras_maml.evaluation.evaluate_tasks import evaluate_tasks
 from keras_maml.evaluation.evaluation_report import EvaluationReport
 from keras_maml.meta_model import MetaModel
 from keras_maml.task_scores import TaskScores
+from keras_maml.verdict.should_i_adapt import should_i_adapt
+from keras_maml.verdict.verdict import Verdict
 from keras_maml.version import __version__
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "EvaluationReport",
     "MetaModel",
     "TaskScores",
+    "Verdict",
     "__version__",
     "algorithms",
     "callbacks",
@@ -43,5 +46,6 @@ __all__ = [
     "outer_loss",
     "rl",
     "serving",
+    "should_i_adapt",
     "tasks",
 ]

@@ -14,6 +14,7 @@ ContextParameters
 EvaluationReport
 MetaModel
 TaskScores
+Verdict
 algorithms.anil
 algorithms.boil
 algorithms.cavia
@@ -74,6 +75,7 @@ rl.Trajectories
 rl.evaluate_returns
 rl.mlp_policy
 serving.AdaptiveModel
+should_i_adapt
 tasks.ClassPool
 tasks.Episodes
 tasks.FillMissing

@@ -54,6 +54,13 @@ OMNIGLOT = [
     for name in FENCED
     if 'from_tfds("omniglot"' in re.sub(r"\s", "", DOCSTRINGS[name])
 ]
+# Their examples train for some seconds.
+TRAINING = (
+    "keras_maml.callbacks.",
+    "keras_maml.rl.meta_policy_search.",
+    "keras_maml.serving.",
+    "keras_maml.verdict.",
+)
 PROMPTED = [name for name, text in DOCSTRINGS.items() if ">>> " in text]
 PAGES = {
     str(path.relative_to(CHECKOUT)): path.read_text(encoding="utf-8")
@@ -73,7 +80,16 @@ def run_fenced(path, names):
         exec(compile(block, f"<{path}>", "exec"), names)
 
 
-@pytest.mark.parametrize("path", [p for p in FENCED if p not in OMNIGLOT])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, marks=[pytest.mark.slow] if path.startswith(TRAINING) else []
+        )
+        for path in FENCED
+        if path not in OMNIGLOT
+    ],
+)
 def test_fenced_example(path, names):
     run_fenced(path, names)
 
@@ -96,7 +112,13 @@ def test_prompted_example(path, names):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page, text in PAGES.items() if python_blocks(text)]
+    "page",
+    [
+        # The README is what a newcomer runs first. All pages take a minute.
+        pytest.param(page, marks=[pytest.mark.slow][page == "README.md" :])
+        for page, text in PAGES.items()
+        if python_blocks(text)
+    ],
 )
 def test_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

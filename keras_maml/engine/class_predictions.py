@@ -41,6 +41,14 @@ class ClassPredictions(NamedTuple):
     from_logits: bool
     ignore_class: int | None = None
 
+    def fit(self, outputs):
+        """Returns whether outputs `(Q, ..., classes)` are of one choice.
+
+        A binary cross-entropy of several numbers judges several answers, of
+        which any number may be right.
+        """
+        return self.kind != "binary" or outputs.shape[1:][-1:] == [1]
+
     def probabilities(self, outputs):
         """Returns the probability of each class, `(..., classes)`."""
         outputs = tf.cast(outputs, keras.backend.floatx())

@@ -36,7 +36,7 @@ class EpisodeScorer:
             values are. Unknown for functions that Keras does not know.
         other_statistics: the value of `normalization` that the queries are
             also predicted with, or `None`.
-        classes: `ClassPredictions`, or `None`.
+        classes: `ClassPredictions`, or `None`. Known after the first call.
     """
 
     def __init__(self, meta_model, steps, visit=lambda *_: {}):
@@ -136,6 +136,10 @@ class EpisodeScorer:
             "scores": self._scores(task, output),
             **self._more(task, adapted, output.outputs),
         }
+        if self.classes is not None and not self.classes.fit(
+            tf.nest.flatten(output.outputs)[0]
+        ):
+            self.classes = None
         if self.classes is not None:
             y, outputs, weight = (
                 tf.nest.flatten(values)[0]

@@ -108,10 +108,12 @@ def compare(
     rows_a, rows_b = _shared_rows(a, b)
     differences = a.scores[metric][steps_a][rows_a].astype(np.float64)
     differences -= b.scores[metric][steps_b][rows_b]
-    over = a.shared or "episodes"
-    if a.tasks is not None and a.shared:
+    # One of the reports may not know the tasks.
+    known, rows = (a, rows_a) if a.tasks is not None else (b, rows_b)
+    over = known.shared or "episodes"
+    if known.tasks is not None and known.shared:
         estimate = statistics.mean_over_groups(
-            differences, [a.tasks[row] for row in rows_a]
+            differences, [known.tasks[row] for row in rows]
         )
     else:
         estimate = statistics.mean_of(differences)

@@ -127,6 +127,13 @@ def conformal_prediction(
         getattr(meta_model, "loss", None) if loss is None else loss
     )
     values = x["support_y"][0].numpy()
+    if classes is not None and values.size != (
+        values.shape[0] * (values.shape[-1] if classes.kind == "one_hot" else 1)
+    ):
+        raise ValueError(
+            "`support_y` must have one class for each example. Received: "
+            f"support_y of shape {values.shape}"
+        )
     labels = None if classes is None else classes.support_labels(values)
     fold_of = folds_lib.assign(len(values), labels, folds)
     rank = folds_lib.rank(len(values), miscoverage)

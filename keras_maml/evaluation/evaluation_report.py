@@ -113,10 +113,7 @@ class EvaluationReport:
         self.directions = {**(directions or {}), "loss": "down"}
         self.tasks = None
         if tasks is not None:
-            self.tasks = [
-                (names,) if isinstance(names, str) else tuple(names)
-                for names in tasks
-            ]
+            self.tasks = [_names(names) for names in tasks]
         self.checksums = None
         if checksums is not None:
             self.checksums = np.asarray(checksums, np.uint32)
@@ -127,6 +124,11 @@ class EvaluationReport:
                     f"`{argument}` must have a value for each of the {count} "
                     f"episodes. Received: {len(values)} values"
                 )
+        if len(np.unique(self.episodes)) < count:
+            raise ValueError(
+                "`episodes` must be different numbers: an episode that counts "
+                f"twice says nothing new. Received: episodes={episodes!r}"
+            )
         self.facts = dict(facts or {})
         self._summaries: dict | None = None
 
@@ -320,6 +322,18 @@ class EvaluationReport:
         for i, names in enumerate(self.tasks):
             rows.setdefault(names, []).append(i)
         return rows.items()
+
+
+def _names(names):
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, Sequence) or not all(
+        isinstance(name, str) for name in names
+    ):
+        raise ValueError(
+            "`tasks` must hold a string, or a tuple of strings, for each "
+            f"episode. Received: {names!r}"
+        )
+    return tuple(names)
 
 
 def _values(metric, values):

@@ -20,8 +20,7 @@ _FIELDS = (
 
 def write(report, path):
     """Writes a report to a JSON file."""
-    fields = {field: _plain(getattr(report, field)) for field in _FIELDS}
-    text = json.dumps({"kind": _KIND, "version": _VERSION, **fields})
+    text = json.dumps({"kind": _KIND, "version": _VERSION, **fields_of(report)})
     pathlib.Path(path).write_text(text, encoding="utf-8")
 
 
@@ -31,6 +30,20 @@ def read(path):
     Raises:
         ValueError: if the file holds no report of this version.
     """
+    return arguments_of(path, content_of(path, _KIND, _VERSION))
+
+
+def fields_of(report):
+    """Returns the arguments of a report in the form of JSON."""
+    return {field: _plain(getattr(report, field)) for field in _FIELDS}
+
+
+def content_of(path, kind, version):
+    """Returns the content of a JSON file, a dict.
+
+    Raises:
+        ValueError: if the file holds nothing of this kind and version.
+    """
     text = pathlib.Path(path).read_text(encoding="utf-8")
     try:
         content = json.loads(text)
@@ -39,13 +52,23 @@ def read(path):
             "`path` must be a file that `to_json` wrote. "
             f"Received: path={str(path)!r}, which is not JSON: {error}"
         ) from None
-    is_report = isinstance(content, dict) and content.get("kind") == _KIND
-    if not is_report or content.get("version") != _VERSION:
+    is_kind = isinstance(content, dict) and content.get("kind") == kind
+    if not is_kind or content.get("version") != version:
+        name = "report" if kind == _KIND else "verdict"
         raise ValueError(
             "`path` must be a file that `to_json` wrote. "
-            f"Received: path={str(path)!r}, which holds no report of version "
-            f"{_VERSION}"
+            f"Received: path={str(path)!r}, which holds no {name} of version "
+            f"{version}"
         )
+    return content
+
+
+def arguments_of(path, content):
+    """Returns the arguments of a report from its fields.
+
+    Raises:
+        ValueError: if a field is missing.
+    """
     missing = [field for field in _FIELDS if field not in content]
     if missing:
         raise ValueError(

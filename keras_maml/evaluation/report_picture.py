@@ -7,10 +7,10 @@ from keras_maml.evaluation.report_text import steps_text
 
 def draw(report, path=None):
     """Draws a report, see `EvaluationReport.plot`."""
-    figure_class = _figure_class()
+    make_figure = figure_class()
     calibration = report.calibration()
     panels = 2 if calibration is None else 3
-    figure = figure_class(figsize=(4.2 * panels, 3.6), layout="constrained")
+    figure = make_figure(figsize=(4.2 * panels, 3.6), layout="constrained")
     axes = figure.subplots(1, panels)
     _draw_steps(axes[0], report)
     _draw_episodes(axes[1], report)
@@ -22,7 +22,8 @@ def draw(report, path=None):
     return figure
 
 
-def _figure_class():
+def figure_class():
+    """Returns the class of figures, or raises `ImportError`."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -15,6 +15,8 @@ from keras_maml.tasks.table_settings import Size
 from keras_maml.tasks.table_settings import TableSettings
 from keras_maml.tasks.table_tasks import TableTasks
 from keras_maml.tasks.tables import check_balance
+from keras_maml.tasks.tables import check_features
+from keras_maml.tasks.tables import check_no_cut
 from keras_maml.tasks.tables import make_groups
 from keras_maml.tasks.tables import make_targets
 from keras_maml.tasks.task_rows import TaskRows
@@ -114,6 +116,11 @@ def from_recordings(
     step = check_integer("step", length if step is None else step)
     name, of_each = "target", dict[str, Any]()
     if recording is None:
+        if features is not None:
+            raise ValueError(
+                "`features` needs a table and `recording`. Received: "
+                f"features={features!r} and recording=None"
+            )
         signal, lengths = _joined(recordings)
         given = (task, target, group)
         of_each = {
@@ -121,6 +128,7 @@ def from_recordings(
             for argument, value in zip(_OF_EACH, given)
         }
     else:
+        check_features(features, (), str(target))
         signal, lengths, of_each = _of_table(
             recordings, recording, task, target, group, features
         )
@@ -151,6 +159,7 @@ def from_recordings(
 
 
 def _separate_recordings(rows, support, query, cut):
+    check_no_cut(cut)
     return ByRecording(rows, support, query)
 
 

@@ -70,14 +70,14 @@ def from_table(
         group: str. A column that is the same for all rows of a task. Tasks of
             one group, such as two arms of a person, never stand on two sides
             of a split. Defaults to `None`: each task is its own group.
-        order: str. The column of the time: numbers, dates, or text that sorts
-            as dates do. Then all support rows come before all query rows. The
-            support set is what came last before a moment, and query rows are
-            of any later time. Rows of the same time are never parted. Defaults
-            to `None`: rows at random.
+        order: str. The column of the time: numbers, dates, or text such as
+            "2026-11-26 09:30" (ISO 8601). Then all support rows come before
+            all query rows. The support set is what came last before a moment,
+            and query rows are of any later time. Rows of the same time are
+            never parted. Defaults to `None`: rows at random.
         cut: with `order`, the moment. `"random"` is any that leaves enough rows
             on both sides; `"first"` is as soon as the support set is full, as
-            for somebody new. Defaults to `"random"`.
+            for somebody new. Needs `order`. Defaults to `"random"`.
         balance: `"classes"` takes `support` and `query` rows of each class that
             a task has, so that sizes are those of a class. Defaults to `None`:
             classes have their natural shares.
@@ -128,6 +128,7 @@ def from_table(
     task_column = column("task", task)
     targets = make_targets(target, column("target", target), kind)
     check_balance(balance, targets)
+    check_features(features, categories, target)
     used = {task, target, group, order, *categories}
     if features is None:
         features = [name for name in columns if name not in used]
@@ -186,6 +187,27 @@ def check_balance(balance: str | None, targets: Targets) -> None:
         )
 
 
+def check_features(
+    features: str | Sequence[str] | None, categories: Sequence[str], target: str
+) -> None:
+    """Raises a ValueError if the target is among the inputs."""
+    names = [features] if isinstance(features, str) else features or ()
+    if target in (*names, *categories):
+        raise ValueError(
+            "`features` and `categories` must not hold the target. Received: "
+            f"target={target!r}, features={features!r}, "
+            f"categories={categories!r}"
+        )
+
+
+def check_no_cut(cut: str) -> None:
+    """Raises a ValueError if there is a cut without a time to be cut."""
+    if cut != "random":
+        raise ValueError(
+            f"`cut` needs `order`. Received: cut={cut!r} and order=None"
+        )
+
+
 def make_groups(
     tasks: np.ndarray, groups: np.ndarray | None
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -218,6 +240,13 @@ def _guessed_kind(name, column):
     try:
         values = columns_lib.numbers("target", name, column)
     except ValueError:
+        parsed = columns_lib.parsed(column)
+        if parsed.any():
+            raise ValueError(
+                f"`kind` must say what column {name!r} holds, in which "
+                f"{parsed.sum()} of {len(parsed)} values are numbers. "
+                "Received: kind=None"
+            ) from None
         return "classification"
     if (values[np.isfinite(values)] % 1 == 0).all():
         raise ValueError(
@@ -284,11 +313,12 @@ def _inputs(columns, features, codes, missing):
 def _ranks(name, column):
     """Returns the place of each row's time in the order of all times."""
     return np.unique(
-        columns_lib.keys("order", name, column), return_inverse=True
+        columns_lib.times("order", name, column), return_inverse=True
     )[1]
 
 
 def _at_random(rows, support, query, cut):
+    check_no_cut(cut)
     return AtRandom(rows, support, query)
 
 

@@ -197,12 +197,20 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [scheduled, per_step, with_dropout, with_scaled_loss, unbuilt]
+    "make",
+    [
+        scheduled,
+        with_dropout,
+        unbuilt,
+        pytest.param(per_step, marks=pytest.mark.slow),
+        pytest.param(with_scaled_loss, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_goes_on_bit_for_bit(path, make):
     check(path, make)
 
 
+@pytest.mark.slow
 def test_a_policy_search_goes_on_bit_for_bit(path):
     with searches.eagerly():
         check(path, searches.search, (2, 2), run=search_fit)
@@ -363,6 +371,7 @@ def test_validation_and_callbacks_go_on(path):
     assert_equal(state(again), state(first))
 
 
+@pytest.mark.slow
 def test_the_librarys_callbacks_go_on(path):
     def callbacks():
         return [

@@ -66,6 +66,13 @@ def test_over_tasks():
     means = (A - B).reshape(10, 3).mean(1)
     expected = scipy.stats.ttest_1samp(means, 0)
     assert result.p_value == pytest.approx(expected.pvalue, rel=1e-4)
+    # Either report may know the tasks.
+    for a, b in (
+        (report(A, tasks=names), report(B)),
+        (report(A), report(B, tasks=names)),
+    ):
+        one = keras_maml.compare(a, b)
+        assert (one.over, one.p_value) == ("tasks", result.p_value)
 
 
 def test_unknown_direction():

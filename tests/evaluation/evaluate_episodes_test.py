@@ -176,6 +176,24 @@ def test_statistics_that_have_no_other(normalization):
         )
 
 
+def test_several_answers_are_no_class():
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    meta_model = keras_maml.MetaModel(
+        small_mlp(2, 3), inner_steps=1, inner_loss=loss
+    )
+    meta_model.compile(loss=loss)
+    x, y = class_batch()
+    x["support_y"], y = (
+        np.eye(3, dtype="float32")[labels] for labels in (x["support_y"], y)
+    )
+    report = evaluate(meta_model, [(x, y)])
+    assert report.calibration() is None
+    assert report.alarms() == []
+    x = {key: values[0] for key, values in x.items()}
+    with pytest.raises(ValueError, match="one class for each example"):
+        keras_maml.conformal_prediction(meta_model, **x, miscoverage=0.5)
+
+
 def test_bad_episodes():
     x, y = regression_batch(tasks=3)
     x["support_x"][1, 0] = np.nan

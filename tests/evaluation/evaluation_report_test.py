@@ -186,6 +186,9 @@ def test_picture_without_matplotlib(monkeypatch):
         ({"a": [[1.0]]}, {"episodes": [1, 2]}, "`episodes` must have a value"),
         ({"a": [[1.0]]}, {"tasks": []}, "`tasks` must have a value"),
         ({"a": [[1.0]]}, {"checksums": []}, "`checksums` must have a value"),
+        ({"a": [[1.0, 2]]}, {"episodes": [3, 3]}, "must be different numbers"),
+        ({"a": [[1.0]]}, {"tasks": [7]}, "`tasks` must hold a string"),
+        ({"a": [[1.0]]}, {"tasks": [("a", 7)]}, "`tasks` must hold a string"),
     ],
 )
 def test_what_is_no_report(scores, kwargs, message):

@@ -8,6 +8,7 @@ from tests.mutants import policies
 from tests.mutants import reports
 from tests.mutants import rules
 from tests.mutants import steps
+from tests.mutants import verdicts
 
 MUTANTS = (
     engine.MUTANTS
@@ -18,4 +19,5 @@ MUTANTS = (
     + data.MUTANTS
     + policies.MUTANTS
     + reports.MUTANTS
+    + verdicts.MUTANTS
 )

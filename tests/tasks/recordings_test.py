@@ -184,6 +184,8 @@ def test_a_table_of_samples_is_the_same():
             "`balance` needs classes",
         ),
         ({"target": np.arange(18)}, "`kind` must say"),
+        ({"cut": "first"}, "`cut` needs `order`"),
+        ({"features": ["x"]}, "`features` needs a table"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -267,6 +267,62 @@ def test_a_csv_is_the_same_table(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+TIMES = [f"{hour}.5" for hour in range(8, 12)]
+DATES = [f"2026-0{9 + day // 30}-{1 + day % 30:02}" for day in range(4)]
+ZONES = ["2026-10-25 02:30+02:00", "2026-10-25 02:10+01:00"]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [TIMES, np.array([8, 9.5, 10, 11], object), DATES, ZONES],
+    ids=["decimals", "objects", "dates", "zones"],
+)
+def test_text_is_read_before_it_is_sorted(times):
+    # As text, "10.5" comes before "9.5": the support set were the future.
+    count = len(times)
+    data = {
+        "person": ["ann"] * count,
+        "row": np.arange(count),
+        "time": times,
+        "label": ["no"] * count,
+    }
+    examples = make(data, order="time", support=count - 1, query=1, cut="first")
+    support, query = rows_of(examples.episode(0))
+    assert sorted(support) == list(range(count - 1))
+    assert query == [count - 1]
+
+
+@pytest.mark.parametrize("time", ["2/1/2026", "morning", "nan", ""])
+def test_text_that_is_no_time_is_named(time):
+    data = table(time=np.arange(107).astype("U12"))
+    data["time"][5] = time
+    with pytest.raises(ValueError, match="`order` must"):
+        make(data, order="time")
+
+
+class Nothing:
+    """As pandas's NA: whether it differs from something is unknown."""
+
+    def __ne__(self, other):
+        return self
+
+    __hash__ = None
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+def test_nothing_is_missing():
+    data = table()
+    data["person"] = data["person"].astype(object)
+    data["person"][5] = Nothing()
+    with pytest.raises(ValueError, match="`task` must have a value.* row 5"):
+        make(data)
+    data = table(kind=np.array(["a", Nothing(), "b"] * 35 + ["a", "b"]))
+    examples = make(data, categories=["kind"])
+    assert examples.category_names == {"kind": ["a", "b"]}
+
+
 class Frame:
     """What of a DataFrame is used, without pandas."""
 
@@ -291,6 +347,13 @@ def test_a_data_frame_is_the_same_table():
     np.testing.assert_array_equal(
         read.episode(3)[0]["support_x"], given.episode(3)[0]["support_x"]
     )
+
+
+def test_columns_of_one_name_are_refused():
+    frame = Frame(table())
+    frame.columns.append("row")
+    with pytest.raises(ValueError, match="columns of different names"):
+        make(frame)
 
 
 def test_pandas_and_parquet_are_the_same_table(tmp_path):
@@ -318,6 +381,10 @@ def test_whole_numbers_are_classes_only_if_you_say_so():
     assert (
         len(make(data, target="stars", kind="classification").class_names) == 5
     )
+    mixed = data["stars"].astype("U9")
+    mixed[7] = "five"
+    with pytest.raises(ValueError, match="`kind` must say.* 106 of 107"):
+        make(table(stars=mixed), target="stars")
     ratings = make(data, target="stars", kind="regression")
     assert ratings.class_names is None
     assert ratings.episode(0)[1].shape == (3, 1)
@@ -329,7 +396,7 @@ def test_whole_numbers_are_classes_only_if_you_say_so():
         ({"task": "who"}, "`task` must be a column"),
         ({"target": "age"}, "`target` must be a column"),
         ({"features": ["row", "age"]}, "`features` must be a column"),
-        ({"features": ["label"]}, "`features` must name columns of numbers"),
+        ({"features": ["person"]}, "`features` must name columns of numbers"),
         ({"features": []}, "`features` must name at least one"),
         ({"support": 0}, "`support` must be an integer of at least 1"),
         ({"support": (3, 2)}, "`support` must be an integer of at least 3"),
@@ -341,6 +408,9 @@ def test_whole_numbers_are_classes_only_if_you_say_so():
         ({"kind": "ranking"}, "`kind` must be one of"),
         ({"target": "row", "balance": "classes"}, "`balance` needs classes"),
         ({"seed": -1}, "`seed` must be"),
+        ({"cut": "first"}, "`cut` needs `order`"),
+        ({"features": ["row", "label"]}, "must not hold the target"),
+        ({"categories": ["label"]}, "must not hold the target"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

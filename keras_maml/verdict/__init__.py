@@ -1,0 +1,1 @@
+"""The verdict: whether to adapt at all."""
