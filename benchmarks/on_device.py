@@ -31,7 +31,6 @@ from keras_maml import tasks
 from keras_maml.serving import litert_file
 
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
-WEIGHT_TYPES = ("float32", "float16", "int8")
 STEPS = 3
 RATE = 0.4
 
@@ -252,7 +251,7 @@ def accuracy_table(folder):
         "|---|---|---|---|---|",
         f"| `MetaModel.predict` | | {accuracy(expected, y)} | | |",
     ]
-    for weight_type in WEIGHT_TYPES:
+    for weight_type in litert_file.WEIGHT_TYPES:
         path = folder / f"omniglot_{weight_type}.tflite"
         meta_model.export(
             path,

@@ -204,7 +204,7 @@ class StatelessLearner:
             positions=self._positions,
         )
 
-    def _needed(self, signature, n_way=None, steps=None):
+    def _needed(self, signature):
         """Finds out what a prediction needs beside the adapted weights.
 
         Returns:

@@ -202,7 +202,9 @@ def _check_labels(target):
         is_wrong &= counts
 
     if built_in.is_required():
-        return _looked_up(labels, target.classes), None
+        if target.classes is not None:
+            labels = looked_up(labels, target.classes, rule.ignore_class)
+        return labels, None
 
     def received():
         # XLA compiles this also for a replica without tasks, so for no label.
@@ -231,13 +233,21 @@ def _check_labels(target):
     )
 
 
-def _looked_up(labels, classes):
-    """Returns the labels. LiteRT refuses to look up one that is no class."""
-    if classes is None:
-        return labels
-    classes = tf.range(classes)
-    found = tf.gather(classes, tf.cast(labels, classes.dtype))
-    return tf.cast(found, labels.dtype)
+def looked_up(labels, classes, ignore_class=None):
+    """Returns the labels. LiteRT refuses to look up one that is no class.
+
+    Args:
+        labels: tensor of class labels.
+        classes: int, the number of classes.
+        ignore_class: int, a label that may stand for no class, or `None`.
+    """
+    numbers = tf.cast(labels, tf.int32)
+    if ignore_class is None:
+        return tf.cast(tf.gather(tf.range(classes), numbers), labels.dtype)
+    is_ignored = tf.equal(numbers, ignore_class)
+    numbers = tf.where(is_ignored, tf.zeros_like(numbers), numbers)
+    found = tf.cast(tf.gather(tf.range(classes), numbers), labels.dtype)
+    return tf.where(is_ignored, labels, found)
 
 
 def _labels_text(target):

@@ -270,12 +270,7 @@ def _checked_array(name, value, spec):
         ) from error
     dtype = spec.dtype.as_numpy_dtype
     fits = np.can_cast(array.dtype, dtype, "same_kind")
-    if (
-        fits
-        and array.size
-        and array.dtype.kind in "iu"
-        and dtype != array.dtype
-    ):
+    if array.dtype.kind in "iu" and (fits or spec.dtype.is_integer):
         # Else a number would become another one.
         fits = np.array_equal(array.astype(dtype), array)
     if not fits:

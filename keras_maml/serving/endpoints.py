@@ -1,5 +1,7 @@
 """The endpoints of an exported model, which check what they get."""
 
+import re
+
 import keras
 import tensorflow as tf
 
@@ -177,8 +179,8 @@ def paths(structure):
 
 
 def joined(name, path):
-    """Returns the name of the part of an argument that has a path."""
-    return "_".join([name, *map(str, path)])
+    """Returns the name, an identifier, of the part of an argument."""
+    return re.sub(r"\W", "_", "_".join([name, *map(str, path)]), flags=re.ASCII)
 
 
 def _flat(values, specs):

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_maml import keras_internals
+from keras_maml.engine import contract
 from keras_maml.engine import targets
 from keras_maml.engine.contract import KEYS
 from keras_maml.engine.stateless_learner import StatelessLearner
@@ -62,8 +63,8 @@ def export(
     with built_in.required():
         signatures = _signatures(meta_model, specs, n_way)
         content = _converted(meta_model, signatures)
-    litert_file.check_runs(content)
     content = litert_file.finished(content, weight_type)
+    litert_file.check_runs(content)
     pathlib.Path(filepath).write_bytes(content)
     if verbose is not False:
         keras_internals.print_message(f"Saved artifact at '{filepath}'.")
@@ -111,7 +112,11 @@ def _specs(signature):
             "tf.TensorSpec((1, 5, 28, 28, 1)). "
             f"Received: input_signature of shapes {list(map(str, shapes))}"
         )
-    return {key: named(spec, key) for key, spec in specs.items()}
+    specs = {key: named(spec, key) for key, spec in specs.items()}
+    # Sizes that differ would be a loss of values that are repeated.
+    check = tf.function(contract.check_inputs, autograph=False)
+    check.get_concrete_function(specs)
+    return specs
 
 
 def _with_one_task(spec):
@@ -138,6 +143,9 @@ def _signatures(meta_model, specs, n_way):
 
     def adapt(x):
         x, _ = targets.checked(meta_model, x)
+        if n_way is not None:
+            labels = targets.looked_up(x["support_y"], n_way)
+            x = {**x, "support_y": labels}
         return _with_tasks(learner.adapt(_only(x)))
 
     def predict(query_x, weights):

@@ -76,16 +76,22 @@ def _store(model, weight_type):
     for graph in model.subgraphs:
         first = []
         for i, tensor in enumerate(list(graph.tensors)):
-            if not _is_weight(model, tensor):
+            if not _is_weight(model, tensor, weight_type):
                 continue
-            if tensor.buffer not in stored:
-                # All signatures share the numbers.
-                stored[tensor.buffer] = len(model.buffers)
+            # All signatures share the numbers. Tensors of other shapes may
+            # share them too, but not their scales.
+            scales = int(tensor.shape[-1]) if weight_type == "int8" else 0
+            key = tensor.buffer, scales
+            if key not in stored:
+                stored[key] = len(model.buffers)
                 model.buffers.append(schema.BufferT())
-            first.append(_dequantized(model, graph, i, stored, weight_type))
+            new = stored[key]
+            first.append(_dequantized(model, graph, i, new, weight_type))
         graph.operators = first + list(graph.operators)
-    for buffer in stored:
-        model.buffers[buffer].data = None
+    used = {t.buffer for graph in model.subgraphs for t in graph.tensors}
+    for buffer, _ in stored:
+        if buffer not in used:
+            model.buffers[buffer].data = None
 
 
 def check_runs(content):
@@ -124,24 +130,36 @@ def _name(code):
     return _NAMES[number]
 
 
-def _is_weight(model, tensor):
+def _is_weight(model, tensor, weight_type):
     data = model.buffers[tensor.buffer].data
-    return (
-        tensor.type == schema.TensorType.FLOAT32
-        and data is not None
-        and len(data) >= 4 * _MIN_ELEMENTS
-    )
+    if (
+        tensor.type != schema.TensorType.FLOAT32
+        or data is None
+        or len(data) < 4 * _MIN_ELEMENTS
+    ):
+        return False
+    # A scale has 12 bytes with its zero point. A bias would grow.
+    elements = len(data) // 4
+    return weight_type != "int8" or elements > 4 * int(tensor.shape[-1])
 
 
-def _dequantized(model, graph, position, stored, weight_type):
-    """Adds a tensor of another type; returns what makes the old one of it."""
+def _dequantized(model, graph, position, buffer, weight_type):
+    """Adds a tensor of another type; returns what makes the old one of it.
+
+    Args:
+        model: the file.
+        graph: the graph of a signature.
+        position: int, the tensor in the graph.
+        buffer: int, the buffer of the new tensor.
+        weight_type: string, one of `WEIGHT_TYPES`.
+    """
     tensor = graph.tensors[position]
     shape = [int(size) for size in tensor.shape]
     data = bytes(model.buffers[tensor.buffer].data)
     values = np.frombuffer(data, "<f4").reshape(shape)
     new = schema.TensorT()
     new.shape = shape
-    new.buffer = stored[tensor.buffer]
+    new.buffer = buffer
     if weight_type == "float16":
         new.type = schema.TensorType.FLOAT16
         numbers = values.astype("<f2")

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import keras_maml
 from keras_maml.serving import AdaptiveModel
+from keras_maml.serving import adaptive_model
 from tests.sample_models import class_batch
 from tests.sample_models import small_mlp
 
@@ -89,6 +90,16 @@ def test_weights_and_numbers_of_steps(model, meta_model):
         weights = model.adapt(*SUPPORT, **options)
         for name, value in model.adapt(*SUPPORT).items():
             np.testing.assert_allclose(weights[name], value, atol=1e-5)
+
+
+def test_integers_of_another_dtype_are_taken_if_they_fit():
+    spec = tf.TensorSpec((None, None), tf.uint8)
+    array = adaptive_model._checked_array("support_y", [[0, 255]], spec)
+    assert array.dtype == np.uint8
+    assert array.tolist() == [[0, 255]]
+    for label in (-1, 256):
+        with pytest.raises(ValueError, match="numbers of dtype uint8"):
+            adaptive_model._checked_array("support_y", [[label]], spec)
 
 
 def changed(index, change):

@@ -176,6 +176,34 @@ def test_weights_of_another_type_are_close(exported, weight_type, monkeypatch):
     assert 0 < error < {"float16": 2e-3, "int8": 5e-2}[weight_type]
 
 
+def test_int8_of_an_array_in_two_shapes_and_of_a_bias():
+    # The converter keeps equal bytes once.
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.standard_normal((8, 256)).astype("f")}
+    arrays["a"] *= np.logspace(-3, 3, 256)
+    arrays["b"] = arrays["a"].reshape(256, 8)
+    arrays["bias"] = rng.standard_normal(600).astype("f")
+    function = tf.function(
+        lambda x: {name: array + x for name, array in arrays.items()}
+    ).get_concrete_function(tf.TensorSpec(()))
+    module = tf.Module()
+    module.function = function
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function], module
+    )
+    changed = litert_file.finished(converter.convert(), "int8")
+    interpreter = Interpreter(model_content=changed)
+    interpreter.allocate_tensors()
+    interpreter.invoke()
+    found = {}
+    for detail in interpreter.get_output_details():
+        found[tuple(detail["shape"])] = interpreter.get_tensor(detail["index"])
+    for array in arrays.values():
+        error = np.abs(found[array.shape] - array)
+        assert (error <= 0.51 / 127 * np.abs(array).max(0)).all()
+    np.testing.assert_array_equal(found[600,], arrays["bias"])
+
+
 @pytest.mark.parametrize("label", [3, -1])
 def test_a_label_that_is_no_class_is_an_error(exported, label):
     _, path, x = exported
@@ -212,6 +240,8 @@ def test_a_layer_without_an_operation_is_named(tmp_path):
 
 UNKNOWN = {**specs(episode(2)), "query_x": tf.TensorSpec((None, None, 2))}
 MANY = {**specs(episode(2)), "query_x": tf.TensorSpec((2, 4, 2))}
+FEW_LABELS = {**specs(episode(2)), "support_y": tf.TensorSpec((1, 1))}
+FEW_WEIGHTS = {**specs(episode(2)), "support_weight": tf.TensorSpec((1, 1))}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +255,8 @@ MANY = {**specs(episode(2)), "query_x": tf.TensorSpec((2, 4, 2))}
         ({"input_signature": None}, "`input_signature` must be a dict"),
         ({"input_signature": UNKNOWN}, "fixed sizes, and adapts to one task"),
         ({"input_signature": MANY}, "fixed sizes, and adapts to one task"),
+        ({"input_signature": FEW_LABELS}, "the same number of examples"),
+        ({"input_signature": FEW_WEIGHTS}, "the same number of examples"),
     ],
 )
 def test_wrong_arguments(settings, message, tmp_path):
@@ -240,6 +272,18 @@ def test_prototypes_need_a_number_of_classes(tmp_path):
     meta_model = classifier(head_init="prototypes")
     with pytest.raises(ValueError, match="pass `n_way`.*n_way=None"):
         written(meta_model, episode(2), tmp_path / "a.tflite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", [4, -1])
+def test_a_label_beyond_n_way_is_an_error(label, tmp_path):
+    # Without a step, no loss reads the labels.
+    meta_model = classifier(head_init="prototypes", inner_steps=0)
+    x = episode(2)
+    path = written(meta_model, x, tmp_path / "model.tflite", n_way=4)
+    wrong = {**x, "support_y": np.full_like(x["support_y"], label)}
+    with pytest.raises(RuntimeError, match="index out of bounds"):
+        on_device(path, wrong)
 
 
 def test_the_package_is_named(tmp_path, monkeypatch):
@@ -393,6 +437,25 @@ def test_fewer_examples_than_the_file_has_room_for(tmp_path):
     path = written(meta_model, x, tmp_path / "model.tflite")
     assert_equals_predict(meta_model, path, x)
     assert_built_in(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [-1, 2, 255])
+def test_labels_that_a_loss_ignores(ignored, tmp_path):
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=ignored
+    )
+    meta_model = keras_maml.MetaModel(
+        small_mlp(2, 3), inner_optimizer=0.5, inner_loss=loss
+    )
+    x = episode(2)
+    x["support_y"][0, 1] = ignored
+    path = written(meta_model, x, tmp_path / "model.tflite")
+    assert_equals_predict(meta_model, path, x)
+    assert_built_in(path)
+    x["support_y"][0, 1] = 3
+    with pytest.raises(RuntimeError, match="index out of bounds"):
+        on_device(path, x)
 
 
 @pytest.mark.slow
