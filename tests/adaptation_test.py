@@ -306,6 +306,7 @@ def test_several_threads_adapt_at_once():
     assert learner.layers[1].momentum == 0.9
 
 
+@pytest.mark.slow
 def test_lora_weights_adapt_on_a_frozen_backbone(tmp_path):
     learner = keras.Sequential(
         [

@@ -40,7 +40,19 @@ def make(name, **kwargs):
     return meta_model
 
 
-@pytest.mark.parametrize("name", algorithms.__all__)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # All take 35 s, most of it for the export.
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow]
+            if name not in ("anil", "maml", "proto_maml", "reptile")
+            else [],
+        )
+        for name in algorithms.__all__
+    ],
+)
 def test_trains_saves_loads_and_exports(name, tmp_path):
     # Every further step is a further graph.
     settings = {

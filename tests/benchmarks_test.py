@@ -18,6 +18,7 @@ from benchmarks import report
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_line():
     result = subprocess.run(
         [
@@ -44,6 +45,7 @@ def test_a_run_prints_its_line():
     assert line["first_loss"] == pytest.approx(4.17916, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_a_first_step_is_a_row():
     result = subprocess.run(
         [

@@ -139,6 +139,7 @@ def test_distributed_scores_alike_with_workers(tmp_path):
     assert distributed(tmp_path / "shared", "--workers=2") == alone
 
 
+@pytest.mark.slow
 def test_sinusoid_prints_the_comparison(sinusoid):
     printed, path, _ = sinusoid
     rows = [line.split() for line in printed.splitlines() if "±" in line]
@@ -251,6 +252,7 @@ def test_serve_scores_classes(load, capsys):
     assert example.report({}, specs, logits) is None
 
 
+@pytest.mark.slow
 def test_gaussian(load, capsys, tmp_path):
     example = load(
         "gaussian",
@@ -394,6 +396,7 @@ def test_omniglot_on_glyphs(load, tmp_path, monkeypatch, algorithm):
     assert not list(tmp_path.glob("**/*.resume*"))
 
 
+@pytest.mark.slow
 def test_omniglot_for_some_minutes(load, tmp_path, monkeypatch):
     example = load(
         "omniglot",
@@ -450,6 +453,7 @@ def policy_search(load, monkeypatch, name, folder, *flags):
     example.main([name])
 
 
+@pytest.mark.slow
 def test_navigation(load, monkeypatch, tmp_path, capsys):
     small = ("--test_goals=2", "--progress=line", "--nobaselines")
     policy_search(
@@ -466,6 +470,7 @@ def test_navigation(load, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "maml" / "run.resume").exists()
 
 
+@pytest.mark.slow
 def test_half_cheetah(load, monkeypatch, tmp_path, capsys):
     policy_search(
         load,

@@ -222,7 +222,12 @@ def test_reptile_s_outer_step_follows_a_schedule():
 
 @pytest.mark.parametrize(
     "meta_gradient",
-    ["reptile", pytest.param(Implicit(cg_steps=2), id="implicit")],
+    [
+        "reptile",
+        pytest.param(
+            Implicit(cg_steps=2), id="implicit", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_scaled_loss_leads_to_the_same_step(meta_gradient):
     results = []

@@ -19,7 +19,6 @@ def test_every_exported_layer_is_known():
 # A few of each kind every day; all of them are `slow` together.
 QUICK = {
     "Attention",
-    "Bidirectional",
     "Conv2DTranspose",
     "Dropout",
     "Embedding",

@@ -91,6 +91,7 @@ def test_a_replica_without_weight_does_not_dilute_moving_averages():
     assert any(a != c for a, c in zip(alone, nothing))
 
 
+@pytest.mark.slow
 def test_a_bad_task_of_one_replica_stops_all_and_ends_nothing():
     results = run(bad_tasks_on_replicas)
     assert all(r["finite"] for pair in results.values() for r in pair)

@@ -64,6 +64,7 @@ def assert_same(result, wanted):
         np.testing.assert_array_equal(result[name], value, name)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     path, result = tmp_path / "run.resume", tmp_path / "result.npz"
     process = start("eager", result, path)

@@ -147,6 +147,7 @@ def test_gradient(steps):
     )
 
 
+@pytest.mark.slow
 def test_engines_agree():
     x, y = regression_batch()
     results = []

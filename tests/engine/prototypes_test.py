@@ -65,6 +65,7 @@ def test_without_steps_it_is_a_prototypical_network():
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_model_learns_tasks_of_any_number_of_classes(tmp_path):
     meta_model = proto_maml()
     for n_way in (3, 5):

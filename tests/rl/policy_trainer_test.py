@@ -57,6 +57,7 @@ def runs(tmp_path_factory):
     return folder, model, whole, single
 
 
+@pytest.mark.slow
 def test_an_epoch_logs_the_means_of_its_steps(runs):
     _, model, whole, single = runs
     assert set(whole.history) == {"return_0", "return_1", "improvement", "kl"}
@@ -90,6 +91,7 @@ def test_training_that_was_interrupted_is_resumed(runs):
     assert int(resumed.iteration) == 7
 
 
+@pytest.mark.slow
 def test_settings_that_change_are_heeded():
     meta_policy = search()
     goals = [0.5, -0.5]
@@ -107,6 +109,7 @@ def test_settings_that_change_are_heeded():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_first_order_until():
     settings = {"inner_optimizer": 1.0, "outer_update": rl.TRPO(cg_steps=1)}
     meta_policy, exact, other = (search(**settings) for _ in range(3))

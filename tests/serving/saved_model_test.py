@@ -306,7 +306,10 @@ def test_the_command_line_runs_every_signature(tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), value)
 
 
-@pytest.mark.parametrize("normalization", ["support", "moving"])
+@pytest.mark.parametrize(
+    "normalization",
+    [pytest.param("support", marks=pytest.mark.slow), "moving"],
+)
 def test_every_choice_of_statistics_is_served(normalization, tmp_path):
     meta_model = classifier(normalization=normalization)
     x, _ = class_batch()

@@ -35,6 +35,7 @@ def refuse(fold, *_):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_an_interruption(tmp_path, monkeypatch):
     arguments = (line(), tasks.Sinusoid())
     with monkeypatch.context() as patch:
