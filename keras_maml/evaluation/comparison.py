@@ -101,6 +101,11 @@ def compare(
         if isinstance(inner_steps, Sequence)
         else (inner_steps, inner_steps)
     )
+    if len(pair) != 2:
+        raise ValueError(
+            "`inner_steps` must be an int, or a pair of them, for `a` and `b`. "
+            f"Received: inner_steps={inner_steps!r}"
+        )
     steps_a, steps_b = (
         report.check(metric, steps)[1]
         for report, steps in zip((a, b), pair, strict=True)

@@ -90,8 +90,9 @@ def test_unknown_direction():
         (report(B, checksums=[1] * 29 + [2]), {}, "1 of 30 episodes .* 29$"),
         (report(B), {"metric": "mae"}, "`metric` must be one of"),
         (report(B), {"inner_steps": 1}, "`inner_steps` must be an integer"),
+        (report(B), {"inner_steps": (0, 0, 0)}, "an int, or a pair of them"),
     ],
-    ids=["episodes", "data", "metric", "steps"],
+    ids=["episodes", "data", "metric", "steps", "three steps"],
 )
 def test_what_cannot_be_compared(b, kwargs, message):
     with pytest.raises(ValueError, match=message):
