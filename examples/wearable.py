@@ -8,10 +8,9 @@ of the person's own, and prototypes. It prints a verdict, draws it, and exports
 the model of choice.
 
     python examples/wearable.py --data=watch.npz
-    python examples/wearable.py --data=.../seglearn/data/watch_dataset.npy
 
-The data are in the package seglearn (BSD licence; arXiv 1802.01489): download
-its wheel and unzip it. Reading the `.npy` runs what is pickled in it. Without
+The data are in the package seglearn (BSD licence; arXiv 1802.01489), as a
+pickle. docs/your_own_data.md shows how to make watch.npz of it. Without
 `--data`, the program makes recordings up. To go on with a run that was
 interrupted, repeat the command.
 """
@@ -33,7 +32,7 @@ from keras_maml import tasks
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("data", "", "A watch.npz or watch_dataset.npy.")
+flags.DEFINE_string("data", "", "A watch.npz.")
 flags.DEFINE_integer("folds", 5, "Parts of the people.", lower_bound=2)
 flags.DEFINE_integer("length", 100, "Samples of a window.", lower_bound=8)
 flags.DEFINE_integer("step", 50, "From window to window.", lower_bound=1)
@@ -75,10 +74,11 @@ class Recordings(NamedTuple):
 
 def read(path):
     """Reads the recordings of the watch."""
-    if path.endswith(".npy"):
-        data = np.load(path, allow_pickle=True).item()
-        names = np.array(data["y_labels"])[np.asarray(data["y"], int)]
-        return Recordings(data["X"], names, data["subject"], data["side"])
+    if not path.endswith(".npz"):
+        raise app.UsageError(
+            "--data must be a .npz file; docs/your_own_data.md shows how to "
+            f"make it. Received: --data={path}"
+        )
     data = np.load(path)
     ends = np.cumsum(data["lengths"])
     return Recordings(

@@ -43,12 +43,10 @@ def make(name, **kwargs):
 @pytest.mark.parametrize(
     "name",
     [
-        # All take 35 s, most of it for the export.
+        # All take half a minute, most of it for the export.
         pytest.param(
             name,
-            marks=[pytest.mark.slow]
-            if name not in ("anil", "maml", "proto_maml", "reptile")
-            else [],
+            marks=[pytest.mark.slow] if name not in ("maml", "reptile") else [],
         )
         for name in algorithms.__all__
     ],

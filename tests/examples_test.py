@@ -178,6 +178,7 @@ def test_sinusoid_notices_a_wrong_saved_model(sinusoid, load):
         example.check_saved_model(path, model, sines)
 
 
+@pytest.mark.slow
 def test_serve_needs_neither_keras_nor_the_library(sinusoid):
     # None makes every import of a module fail.
     program = (
@@ -358,11 +359,9 @@ def test_gaussian_estimates_are_optimal(load):
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["maml"]
-    + [
+    [
         pytest.param(name, marks=pytest.mark.slow)
         for name in keras_maml.algorithms.__all__
-        if name != "maml"
     ],
 )
 def test_omniglot_on_glyphs(load, tmp_path, monkeypatch, algorithm):
@@ -488,18 +487,10 @@ def test_half_cheetah(load, monkeypatch, tmp_path, capsys):
     assert (folder / "maml" / "run.resume").exists()
 
 
-def test_wearable_reads_both_files(load, tmp_path):
+def test_wearable_reads_its_file(load, tmp_path):
     example = load("wearable")
     rng = np.random.default_rng(0)
     signals = [rng.normal(size=(n, 6)).astype("float32") for n in (30, 40)]
-    package = {
-        "X": signals,
-        "y": np.array([1.0, 0.0]),
-        "y_labels": ["lift", "pull"],
-        "subject": np.array([3, 4]),
-        "side": np.array([0, 1]),
-    }
-    np.save(tmp_path / "watch.npy", package, allow_pickle=True)
     np.savez(
         tmp_path / "watch.npz",
         signal=np.concatenate(signals),
@@ -509,13 +500,14 @@ def test_wearable_reads_both_files(load, tmp_path):
         subject=[3, 4],
         right=[0, 1],
     )
-    for name in ("watch.npy", "watch.npz"):
-        found = example.read(str(tmp_path / name))
-        assert [s.shape for s in found.signals] == [(30, 6), (40, 6)]
-        np.testing.assert_array_equal(found.signals[1], signals[1])
-        assert found.exercises.tolist() == ["pull", "lift"]
-        assert found.people.tolist() == [3, 4]
-        assert found.sides.tolist() == [0, 1]
+    found = example.read(str(tmp_path / "watch.npz"))
+    assert [s.shape for s in found.signals] == [(30, 6), (40, 6)]
+    np.testing.assert_array_equal(found.signals[1], signals[1])
+    assert found.exercises.tolist() == ["pull", "lift"]
+    assert found.people.tolist() == [3, 4]
+    assert found.sides.tolist() == [0, 1]
+    with pytest.raises(app.UsageError, match="must be a .npz file"):
+        example.read("watch_dataset.npy")
 
 
 def test_wearable_keeps_a_person_on_one_side(load):

@@ -162,11 +162,11 @@ def is_everyday(net, engine, order, floatx):
     """
     if floatx == "float32":
         return order == "second_order" and engine in ("loop", "vectorized")
+    if engine == "vectorized long":
+        return False
     if order == "second_order":
         return True
-    return engine == "loop" or (
-        net == "dense" and engine not in ("compiled", "vectorized long")
-    )
+    return engine == "loop" or (net == "dense" and engine != "compiled")
 
 
 @functools.cache
