@@ -74,6 +74,7 @@ def assert_workers_equal_one_device(job, workers):
         assert_equal(alone, one)
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_device():
     assert_workers_equal_one_device("few_steps", 2)
 

@@ -193,6 +193,7 @@ def test_a_folder_and_a_pipe_are_no_files(tmp_path):
             CheckpointFile(str(path)).load()
 
 
+@pytest.mark.slow
 def test_a_file_that_grows_too_large_leaves_the_one_before(file):
     file.save(1)
     program = f"""

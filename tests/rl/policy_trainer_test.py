@@ -80,6 +80,7 @@ def test_what_is_saved_goes_on_as_if_nothing_had_been(runs):
         assert last.history[name] == values[2:]
 
 
+@pytest.mark.slow
 def test_training_that_was_interrupted_is_resumed(runs):
     folder, model, _, _ = runs
     resumed = search(**SETTINGS)

@@ -194,6 +194,8 @@ def test_int8_of_an_array_in_two_shapes_and_of_a_bias():
     changed = litert_file.finished(converter.convert(), "int8")
     interpreter = Interpreter(model_content=changed)
     interpreter.allocate_tensors()
+    x = interpreter.get_input_details()[0]["index"]
+    interpreter.set_tensor(x, np.zeros((), "float32"))
     interpreter.invoke()
     found = {}
     for detail in interpreter.get_output_details():

@@ -116,6 +116,7 @@ def test_more_variation_is_harder(without_variation, one_shot):
     assert (np.diff([*accuracies, one_and_a_half]) < -0.05).all()
 
 
+@pytest.mark.slow
 def test_no_class_occurs_twice_in_any_split_or_under_another_seed():
     streams = [
         draw(tasks.Glyphs(20, split=split, variation=0, seed=seed), 30)[0]
