@@ -37,6 +37,29 @@ def evaluate_episodes(
     after 0, 1, ... inner steps, in each episode. Memory grows by a few numbers
     for each episode.
 
+    The `facts` of the report are a dict, in which E is the number of
+    episodes:
+
+    - `"seconds"`: float, the median time to adapt to one episode by itself
+      and to predict its queries.
+    - `"skipped"`: int, the number of episodes that are not finite and were
+      left out, with `bad_tasks="skip"`.
+    - `"copies"`: int, the number of episodes in which copies of other
+      queries take the place of queries of weight 0, if the model has
+      `metrics`, which count them.
+    - `"normalization"`: string, the setting of the model. If the learner
+      has trainable `BatchNormalization` and the setting is
+      `"transductive"` or `"support"`: `"other_statistics"`, the other one
+      of these, and `"other_scores"`, a dict from each metric to its
+      `(E,)` values after the last step if the queries are normalized with
+      it.
+    - `"gradient_norm"`: `(E,)`, the norm of the support gradient at θ.
+      `"loss_change"`: `(E,)`, the change of the query loss in the first
+      inner step, over the distance that the weights move.
+    - If the model classifies: `"before"`, `(E,)`, the share of right
+      predictions before adaptation; `"chance"`, `(E,)`, 1 over the number
+      of classes in the support set; `"bins"`, what `calibration` reads.
+
     Args:
         meta_model: a compiled `MetaModel`.
         episodes: finite iterable of meta-batches `(x, y)` or
@@ -53,28 +76,7 @@ def evaluate_episodes(
         verbose: int, 0 for silence, 1 for a progress bar, 2 for a line.
 
     Returns:
-        An `EvaluationReport`. Its `facts` are a dict, in which E is the number
-        of episodes:
-
-        - `"seconds"`: float, the median time to adapt to one episode by itself
-          and to predict its queries.
-        - `"skipped"`: int, the number of episodes that are not finite and were
-          left out, with `bad_tasks="skip"`.
-        - `"copies"`: int, the number of episodes in which copies of other
-          queries take the place of queries of weight 0, if the model has
-          `metrics`, which count them.
-        - `"normalization"`: string, the setting of the model. If the learner
-          has trainable `BatchNormalization` and the setting is
-          `"transductive"` or `"support"`: `"other_statistics"`, the other one
-          of these, and `"other_scores"`, a dict from each metric to its
-          `(E,)` values after the last step if the queries are normalized with
-          it.
-        - `"gradient_norm"`: `(E,)`, the norm of the support gradient at θ.
-          `"loss_change"`: `(E,)`, the change of the query loss in the first
-          inner step, over the distance that the weights move.
-        - If the model classifies: `"before"`, `(E,)`, the share of right
-          predictions before adaptation; `"chance"`, `(E,)`, 1 over the number
-          of classes in the support set; `"bins"`, what `calibration` reads.
+        An `EvaluationReport`.
 
     Raises:
         ValueError: if the model is not compiled, if the episodes are infinite,
