@@ -241,6 +241,13 @@ def looked_up(labels, classes, ignore_class=None):
         classes: int, the number of classes.
         ignore_class: int, a label that may stand for no class, or `None`.
     """
+    if labels.dtype.is_floating:
+        # The cast would round them, and a device says nothing.
+        raise ValueError(
+            "A LiteRT file needs class labels of an integer dtype. Pass an "
+            "`input_signature` whose `support_y` has one. "
+            f"Received: support_y of dtype {labels.dtype.name}"
+        )
     numbers = tf.cast(labels, tf.int32)
     if ignore_class is None:
         return tf.cast(tf.gather(tf.range(classes), numbers), labels.dtype)

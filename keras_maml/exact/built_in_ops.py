@@ -108,34 +108,25 @@ def rnn(original, *args, **kwargs):
     return original(*bound.args, **{**bound.kwargs, "unroll": True})
 
 
-def avg_pool(
-    original, input, ksize, strides, padding, data_format=None, name=None
-):
-    """`tf.nn.avg_pool` as a sum of patches."""
-    return pool(
-        lambda x, *_: original(x, ksize, strides, padding, data_format, name),
-        input,
-        ksize,
-        "AVG",
-        strides,
-        padding,
-        data_format,
-    )
+def _pooling(kind):
+    """Returns `tf.nn.avg_pool` or `tf.nn.max_pool` in the form of `pool`."""
 
+    def pooled(
+        original, input, ksize, strides, padding, data_format=None, name=None
+    ):
+        return pool(
+            lambda x, *_: original(
+                x, ksize, strides, padding, data_format, name
+            ),
+            input,
+            ksize,
+            kind,
+            strides,
+            padding,
+            data_format,
+        )
 
-def max_pool(
-    original, input, ksize, strides, padding, data_format=None, name=None
-):
-    """`tf.nn.max_pool` as the maxima of patches."""
-    return pool(
-        lambda x, *_: original(x, ksize, strides, padding, data_format, name),
-        input,
-        ksize,
-        "MAX",
-        strides,
-        padding,
-        data_format,
-    )
+    return pooled
 
 
 def pool(
@@ -315,7 +306,7 @@ def _by_products(form):
     """Returns a function whose derivative is that of another form.
 
     Args:
-        form: function such as `avg_pool`.
+        form: function such as `pool`.
     """
     signature = inspect.signature(form)
 
@@ -366,12 +357,12 @@ def _derived(value, form, *tensors):
 
 FUNCTIONS = {
     "__getitem__": getitem,
-    "avg_pool": avg_pool,
+    "avg_pool": _pooling("AVG"),
     "elu": elu,
     "gelu": gelu,
     "leaky_relu": leaky_relu,
     "matmul": matmul,
-    "max_pool": max_pool,
+    "max_pool": _pooling("MAX"),
     "pool": pool,
     "relu": relu,
     "relu6": relu6,

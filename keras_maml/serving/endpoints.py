@@ -32,8 +32,8 @@ _STEPS = (
     f"{DEFAULT_STEPS} for the model's own number. Received: inner_steps"
 )
 _WEIGHT = (
-    "`support_weight` must hold finite numbers of at least 0. "
-    "Received: support_weight with another number in task"
+    "`support_weight` must hold finite numbers of at least 0, and in each task "
+    "one above 0. Received: support_weight with other numbers in task"
 )
 _TASKS = "{names} must have the same number of tasks (first axis), at least 1."
 _EXAMPLES = (
@@ -250,6 +250,8 @@ def predictions(outputs):
 
 def _check_weight(weight):
     is_right = tf.reduce_all(tf.math.is_finite(weight) & (weight >= 0), 1)
+    # A task without an example cannot be learned.
+    is_right &= tf.reduce_any(weight > 0, 1)
     return run_time_checks.require(
         tf.reduce_all(is_right),
         _WEIGHT,

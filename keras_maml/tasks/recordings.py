@@ -114,25 +114,15 @@ def from_recordings(
         )
     length = check_integer("length", length)
     step = check_integer("step", length if step is None else step)
-    name, of_each = "target", dict[str, Any]()
+    given = task, target, group
     if recording is None:
-        if features is not None:
-            raise ValueError(
-                "`features` needs a table and `recording`. Received: "
-                f"features={features!r} and recording=None"
-            )
-        signal, lengths = _joined(recordings)
-        given = (task, target, group)
-        of_each = {
-            argument: None if value is None else np.asarray(value)
-            for argument, value in zip(_OF_EACH, given)
-        }
+        name = "target"
+        signal, lengths, of_each = _of_list(recordings, *given, features)
     else:
-        check_features(features, (), str(target))
-        signal, lengths, of_each = _of_table(
-            recordings, recording, task, target, group, features
-        )
         name = str(target)
+        signal, lengths, of_each = _of_table(
+            recordings, recording, *given, features
+        )
     _check_each(of_each, len(lengths))
     people, labels, groups = of_each.values()
     targets = make_targets(name, labels, kind)
@@ -176,9 +166,19 @@ def _check_each(of_each, count):
             )
 
 
-def _joined(recordings):
-    """Returns recordings one after another, and their lengths."""
+def _of_list(recordings, task, target, group, features):
+    """Returns the signal, the lengths, and the facts of each recording."""
+    if features is not None:
+        raise ValueError(
+            "`features` needs a table and `recording`. Received: "
+            f"features={features!r} and recording=None"
+        )
     arrays = [np.asarray(array) for array in recordings]
+    if not arrays:
+        raise ValueError(
+            "`recordings` must hold at least one recording. "
+            f"Received: recordings={recordings!r}"
+        )
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) != 1 or any(
         a.ndim != 2 or a.dtype.kind not in "biuf" for a in arrays
@@ -188,12 +188,18 @@ def _joined(recordings):
             "the same channels. Received: recordings of shapes (samples, "
             f"*{sorted(shapes)})"
         )
+    of_each = {
+        argument: None if value is None else np.asarray(value)
+        for argument, value in zip(_OF_EACH, (task, target, group))
+    }
     lengths = np.array([len(array) for array in arrays])
-    return np.concatenate(arrays).astype("float32", copy=False), lengths
+    signal = np.concatenate(arrays).astype("float32", copy=False)
+    return signal, lengths, of_each
 
 
 def _of_table(data, recording, task, target, group, features):
-    """Returns the signal, the lengths, and the columns of each recording."""
+    """As `_of_list`, of a table."""
+    check_features(features, (), str(target))
     columns = columns_lib.read_columns(data)
     marks = columns_lib.keys(
         "recording",

@@ -169,6 +169,10 @@ BAD_OPTIONS = {
         {"support_weight": np.full((3, 6), -1.0)},
         "`support_weight` must hold finite numbers of at least 0.*task 0",
     ),
+    "no example that counts": (
+        {"support_weight": np.eye(3, 6) * [[1], [1], [0]]},
+        "in each task one above 0.*task 2",
+    ),
     "NaN as a weight": ({"support_weight": np.full((3, 6), np.nan)}, "finite"),
     "a weight for each task": (
         {"support_weight": np.ones(3)},

@@ -288,6 +288,13 @@ def test_a_label_beyond_n_way_is_an_error(label, tmp_path):
         on_device(path, wrong)
 
 
+def test_labels_that_a_device_would_round_are_refused(tmp_path):
+    x = episode(2)
+    x["support_y"] = x["support_y"].astype("float32")
+    with pytest.raises(ValueError, match="integer dtype.*float32"):
+        written(classifier(), x, tmp_path / "a.tflite")
+
+
 def test_the_package_is_named(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "keras_maml.serving.litert_file")
     monkeypatch.delattr(keras_maml.serving, "litert_file")

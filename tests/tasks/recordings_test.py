@@ -169,6 +169,13 @@ def test_a_table_of_samples_is_the_same():
         make(data, recording="recording", task="person", target="label")
 
 
+def test_no_recordings():
+    with pytest.raises(ValueError, match="must hold at least one recording"):
+        tasks.from_recordings(
+            [], task=[], target=[], length=2, support=1, query=1
+        )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
