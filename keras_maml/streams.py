@@ -20,6 +20,7 @@ class EpisodeStream:
         has_numbers: bool, the argument `numbered` of `slices`.
         task_names: function, `task_names` of a `TaskDistribution`. Defaults to
             no names.
+        group_names: function, likewise.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class EpisodeStream:
         start: int,
         has_numbers: bool = False,
         task_names: Callable[[Sequence[int]], list | None] = lambda _: None,
+        group_names: Callable[[Sequence[int]], list | None] = lambda _: None,
     ) -> None:
         self.slices = slices
         self.tasks = tasks
@@ -37,6 +39,7 @@ class EpisodeStream:
         self.start = start
         self.has_numbers = has_numbers
         self.task_names = task_names
+        self.group_names = group_names
 
     def dataset(self) -> tf.data.Dataset:
         """Returns the dataset, for which `stream_of` returns this stream."""
@@ -86,6 +89,7 @@ class EpisodeStream:
             start,
             has_numbers,
             self.task_names,
+            self.group_names,
         )
 
     def _slice(self, low, high):

@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
         better: float, the share of episodes in which a is better than b. NaN
             if it is unknown whether high values are good.
         over: string, what the interval and p are over: `"episodes"`, or the
-            `"tasks"` or `"classes"` that the episodes share.
+            `"groups"`, `"tasks"` or `"classes"` that the episodes share.
         sentence: string, all of it in words.
 
     Example:
@@ -75,7 +75,8 @@ def compare(
 
     Returns:
         A `Comparison`. If episodes share tasks or classes, its interval and
-        its p are over these: a jackknife leaves out one of them at a time.
+        its p are over these, or over the groups of tasks: a jackknife leaves
+        out one of them at a time.
 
     Raises:
         ValueError: if the reports share fewer than two episodes, if an
@@ -113,12 +114,12 @@ def compare(
     rows_a, rows_b = _shared_rows(a, b)
     differences = a.scores[metric][steps_a][rows_a].astype(np.float64)
     differences -= b.scores[metric][steps_b][rows_b]
-    # One of the reports may not know the tasks.
-    known, rows = (a, rows_a) if a.tasks is not None else (b, rows_b)
-    over = known.shared or "episodes"
-    if known.tasks is not None and known.shared:
+    # One of the reports may not know what its episodes share.
+    known, rows = (a, rows_a) if a.independent[0] else (b, rows_b)
+    over, names = known.independent
+    if names is not None:
         estimate = statistics.mean_over_groups(
-            differences, [known.tasks[row] for row in rows]
+            differences, [names[row] for row in rows]
         )
     else:
         estimate = statistics.mean_of(differences)
@@ -137,7 +138,7 @@ def compare(
         estimate.p_value(),
         statistics.cohens_d(differences),
         better,
-        over,
+        over or "episodes",
         "",
     )
     return result._replace(sentence=_sentence(result))

@@ -123,8 +123,10 @@ def evaluate_episodes(
     arrays = columns.arrays()
     numbers, finite = arrays["episode"], arrays["finite"]
     check_finite(finite, meta_model.bad_tasks == "skip")
+    groups = None
     if tasks is None and stream is not None:
         tasks = stream.task_names(numbers)
+        groups = stream.group_names(numbers)
     if tasks is not None and len(tasks) != len(numbers):
         raise ValueError(
             f"`tasks` must have a name for each of the {len(numbers)} "
@@ -145,6 +147,7 @@ def evaluate_episodes(
         name=name or meta_model.learner.name,
         directions={k: v for k, v in scorer.directions.items() if v},
         tasks=None if tasks is None else [tasks[int(row)] for row in keep],
+        groups=None if groups is None else [groups[int(row)] for row in keep],
         checksums=arrays["checksum"],
         facts=facts,
     )

@@ -23,8 +23,8 @@ class ScoreSummary(NamedTuple):
         mean: float, the mean over episodes.
         ci95: tuple `(low, high)`, Student's 95 % interval over episodes.
         bootstrap95: tuple `(low, high)`, the BCa bootstrap's 95 % interval.
-        tasks95: tuple `(low, high)`, the 95 % interval over the tasks, or
-            classes, that episodes share. `None` if they share none.
+        tasks95: tuple `(low, high)`, the 95 % interval over the groups, tasks
+            or classes that episodes share. `None` if they share none.
     """
 
     mean: float
@@ -64,12 +64,16 @@ class EvaluationReport:
             or `"down"`. `"loss"` is always `"down"`.
         tasks: for each episode the name of its task, if several episodes share
             a task (a person, a machine); or a tuple of such names (classes).
+        groups: for each episode the name of its task's group, if several tasks
+            are one (a person's two arms). Then groups are independent, and
+            tasks are not.
         checksums: list of ints, `(E,)`, a checksum of the targets of each
             episode. `compare` makes sure that they are equal.
         facts: dict of further facts, see `evaluate_episodes`.
 
     Attributes:
-        scores, episodes, name, directions, tasks, checksums, facts: see above.
+        scores, episodes, name, directions, tasks, groups, checksums, facts: see
+            above.
         steps: int, the number of inner steps after which there are scores.
         metric: string, the metric that texts are about: the first one whose
             direction is known, before the loss.
@@ -99,6 +103,7 @@ class EvaluationReport:
         name: str = "model",
         directions: Mapping[str, str] | None = None,
         tasks: Sequence | None = None,
+        groups: Sequence[str] | None = None,
         checksums: Sequence[int] | None = None,
         facts: Mapping | None = None,
     ) -> None:
@@ -113,11 +118,14 @@ class EvaluationReport:
         self.directions = {**(directions or {}), "loss": "down"}
         self.tasks = None
         if tasks is not None:
-            self.tasks = [_names(names) for names in tasks]
+            self.tasks = [_names("tasks", names) for names in tasks]
+        self.groups = None
+        if groups is not None:
+            self.groups = [_names("groups", name) for name in groups]
         self.checksums = None
         if checksums is not None:
             self.checksums = np.asarray(checksums, np.uint32)
-        for argument in ("episodes", "tasks", "checksums"):
+        for argument in ("episodes", "tasks", "groups", "checksums"):
             values = getattr(self, argument)
             if values is not None and len(values) != count:
                 raise ValueError(
@@ -286,13 +294,14 @@ class EvaluationReport:
         ]
         columns = np.stack([self.scores[m][steps] for m, steps in keys], -1)
         bootstrap = statistics.bootstrap_intervals(columns)
+        _, names = self.independent
         summaries = {}
         for i, key in enumerate(keys):
             estimate = statistics.mean_of(columns[:, i])
             tasks95 = None
-            if self.shared:
+            if names is not None:
                 tasks95 = statistics.mean_over_groups(
-                    columns[:, i], self.tasks
+                    columns[:, i], names
                 ).interval()
             summaries[key] = ScoreSummary(
                 estimate.mean,
@@ -305,12 +314,20 @@ class EvaluationReport:
     @property
     def shared(self) -> str | None:
         """What several episodes share: `"tasks"`, `"classes"` or `None`."""
-        tasks = self.tasks or ()
-        names = [name for names in tasks for name in names]
-        if len(set(names)) == len(names):
+        if self.tasks is None or not _repeat(self.tasks):
             return None
-        is_one = all(len(names) == 1 for names in tasks)
+        is_one = all(len(names) == 1 for names in self.tasks)
         return "tasks" if is_one else "classes"
+
+    @property
+    def independent(self) -> tuple[str | None, list | None]:
+        """What an interval is over, if episodes are not independent.
+
+        A word, and for each episode a tuple of names.
+        """
+        if self.groups is not None and _repeat(self.groups):
+            return "groups", self.groups
+        return (self.shared, self.tasks) if self.shared else (None, None)
 
     def _rows_of_tasks(self):
         """Returns pairs of a task's names and the rows of its episodes."""
@@ -324,13 +341,19 @@ class EvaluationReport:
         return rows.items()
 
 
-def _names(names):
+def _repeat(of_each):
+    """Returns whether a name occurs in several episodes."""
+    names = [name for names in of_each for name in names]
+    return len(set(names)) < len(names)
+
+
+def _names(argument, names):
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, Sequence) or not all(
         isinstance(name, str) for name in names
     ):
         raise ValueError(
-            "`tasks` must hold a string, or a tuple of strings, for each "
+            f"`{argument}` must hold a string, or a tuple of strings, for each "
             f"episode. Received: {names!r}"
         )
     return tuple(names)

@@ -13,6 +13,7 @@ _FIELDS = (
     "name",
     "directions",
     "tasks",
+    "groups",
     "checksums",
     "facts",
 )

@@ -43,9 +43,8 @@ def _draw_steps(axes, report):
     if summaries[0].tasks95 is not None:
         outer = np.array([s.tasks95 for s in summaries]).T
         if np.isfinite(outer).all():
-            axes.fill_between(
-                steps, *outer, color="0.85", label=f"95 % over {report.shared}"
-            )
+            label = f"95 % over {report.independent[0]}"
+            axes.fill_between(steps, *outer, color="0.85", label=label)
     if np.isfinite([low, high]).all():
         axes.fill_between(
             steps, low, high, color="0.65", label="95 % over episodes"

@@ -15,7 +15,7 @@ def markdown(report):
     """Returns a report as Markdown."""
     count = len(report.episodes)
     lines = [f"# Scores of {report.name}", "", f"{_episodes(count)}."]
-    if report.shared:
+    if report.independent[0]:
         lines[-1] = f"{_episodes(count)} of {_groups(report)}."
     skipped = report.facts.get("skipped", 0)
     if skipped:
@@ -93,14 +93,14 @@ def _episodes(count):
 
 
 def _groups(report):
-    names = {name for names in report.tasks for name in names}
-    return f"{len(names):,} {report.shared}"
+    over, of_each = report.independent
+    return f"{len({n for names in of_each for n in names}):,} {over}"
 
 
 def _scores(report):
     header = "| metric | inner steps | mean | 95 % over episodes | bootstrap |"
     rule = "|---|---|---|---|---|"
-    if report.shared:
+    if report.independent[0]:
         header += f" 95 % over {_groups(report)} |"
         rule += "---|"
     yield header

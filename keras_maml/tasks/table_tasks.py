@@ -133,10 +133,29 @@ class TableTasks(TaskDistribution):
         Raises:
             ValueError: If a number is negative or not an integer.
         """
+        return [self.names[task] for task in self._tasks_of(episodes)]
+
+    def group_names(self, episodes: Sequence[int]) -> list[str] | None:
+        """Returns the names of the groups of the tasks of some episodes.
+
+        Args:
+            episodes: as in `task_names`.
+
+        Returns:
+            A list of strings. `None` if each task is a group of its own.
+
+        Raises:
+            ValueError: As `task_names`.
+        """
+        tasks = self._tasks_of(episodes)
+        if len(np.unique(self.groups)) == len(self.groups):
+            return None
+        return [str(self.groups[task]) for task in tasks]
+
+    def _tasks_of(self, episodes):
         numbers = [check_integer("episodes", n, minimum=0) for n in episodes]
         numbers = tf.constant(numbers, tf.int64, [len(numbers)])
-        tasks = in_rounds(self.seed, numbers, self._rows.num_tasks)
-        return [self.names[task] for task in tasks.numpy()]
+        return in_rounds(self.seed, numbers, self._rows.num_tasks).numpy()
 
     def replace(self, **settings: Any) -> "TableTasks":
         """Returns the same tasks with other episodes.

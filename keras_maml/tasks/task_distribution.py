@@ -143,7 +143,12 @@ class TaskDistribution:
         if count is not None:
             count = check_integer("count", count)
         return EpisodeStream(
-            self._slices, tasks, count, start, task_names=self.task_names
+            self._slices,
+            tasks,
+            count,
+            start,
+            task_names=self.task_names,
+            group_names=self.group_names,
         ).dataset()
 
     def task_names(self, episodes: Sequence[int]) -> list | None:
@@ -158,6 +163,21 @@ class TaskDistribution:
         Returns:
             For each episode the name of its task, or a tuple of the names of
             its classes. `None` if no two episodes share anything.
+        """
+        return None
+
+    def group_names(self, episodes: Sequence[int]) -> list[str] | None:
+        """Returns the names of the groups that tasks of episodes share.
+
+        Scores of two tasks of a group, such as a person's two arms, are not
+        independent either.
+
+        Args:
+            episodes: list of ints, increasing numbers of episodes.
+
+        Returns:
+            For each episode the name of its task's group. `None` if no two
+            tasks have a group in common.
         """
         return None
 

@@ -267,6 +267,7 @@ def _tested(fold, name, candidate, count):
         name=name,
         directions=report.directions,
         tasks=report.tasks,
+        groups=report.groups,
         checksums=report.checksums,
         facts={**facts, **candidate.facts()},
     )
@@ -298,9 +299,12 @@ def _joined(reports):
     }
     if "bins" in first.facts:
         facts["bins"] = sum(np.asarray(r.facts["bins"]) for r in reports)
-    tasks = None
+    tasks = groups = None
     if first.tasks is not None:
         tasks = [names for report in reports for names in report.tasks]
+    if any(report.groups is not None for report in reports):
+        # Folds part groups. One in which no tasks share any knows of none.
+        groups = [n for r in reports for n in r.groups or r.tasks]
     return EvaluationReport(
         {
             metric: np.concatenate([r.scores[metric] for r in reports], 1)
@@ -310,6 +314,7 @@ def _joined(reports):
         name=first.name,
         directions=first.directions,
         tasks=tasks,
+        groups=groups,
         checksums=np.concatenate([r.checksums for r in reports]),
         facts=facts,
     )

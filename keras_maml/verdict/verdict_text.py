@@ -277,7 +277,7 @@ def _notes(verdict):
         for name, report in verdict.reports.items()
         if report.facts.get("training_steps") and name != "fine-tuned"
     )
-    over = verdict.reports["pooled"].shared or "episodes"
+    over = verdict.reports["pooled"].independent[0] or "episodes"
     yield (
         f"Each training has {facts['budget']:,} gradient evaluations on "
         f"meta-batches of {facts['meta_batch_size']} tasks, in steps: {steps}. "

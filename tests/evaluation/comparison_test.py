@@ -75,6 +75,20 @@ def test_over_tasks():
         assert (one.over, one.p_value) == ("tasks", result.p_value)
 
 
+def test_over_groups_of_tasks():
+    # Each task once, three of a group.
+    tasks = [f"task {i}" for i in range(30)]
+    groups = [str(i // 3) for i in range(30)]
+    over_tasks = keras_maml.compare(report(A, tasks=groups), report(B))
+    for a, b in (
+        (report(A, tasks=tasks, groups=groups), report(B, tasks=tasks)),
+        (report(A, tasks=tasks), report(B, tasks=tasks, groups=groups)),
+    ):
+        result = keras_maml.compare(a, b)
+        assert (result.over, result.p_value) == ("groups", over_tasks.p_value)
+        assert "over groups" in result.sentence
+
+
 def test_unknown_direction():
     result = keras_maml.compare(
         report(A, directions=None), report(B, directions=None)

@@ -153,6 +153,29 @@ def test_numbers_and_names_of_episodes():
     assert len(set(report.checksums)) == 5
 
 
+def test_groups_of_a_table():
+    table = keras_maml.tasks.from_table(
+        {
+            "arm": np.repeat(["a left", "a right", "b left", "c left"], 8),
+            "person": np.repeat(["a", "a", "b", "c"], 8),
+            "x": np.arange(32.0) / 32,
+            "y": np.arange(32.0) % 5 / 5,
+        },
+        task="arm",
+        target="y",
+        features=["x"],
+        group="person",
+        support=3,
+        query=3,
+    )
+    meta_model = keras_maml.MetaModel(small_mlp(1, 1), inner_steps=0)
+    meta_model.compile(loss="mse")
+    report = evaluate(meta_model, table.batch(2, count=4))
+    assert sorted(report.groups) == [("a",), ("a",), ("b",), ("c",)]
+    assert report.independent[0] == "groups"
+    assert report.summary().tasks95 is not None
+
+
 def test_progress(capsys):
     sines = keras_maml.tasks.Sinusoid()
     keras_maml.evaluate_episodes(

@@ -62,6 +62,13 @@ def test_the_interval_over_tasks_is_wider_if_episodes_are_alike():
         ends[1] - ends[0] for ends in (summary.ci95, summary.tasks95)
     )
     assert over_tasks > 4 * width
+    # The tasks of a group are one, and each of them may be there once.
+    names = [str(i) for i in range(160)]
+    report = EvaluationReport({"loss": scores}, tasks=names, groups=tasks)
+    assert report.summary().tasks95 == summary.tasks95
+    assert "95 % over 8 groups" in str(report)
+    with pytest.raises(ValueError, match="`groups` must have a value for each"):
+        EvaluationReport({"loss": scores}, tasks=names, groups=tasks[1:])
 
 
 def test_worst_decile():

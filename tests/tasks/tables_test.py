@@ -186,6 +186,10 @@ def test_splits_do_not_share_groups():
     for train, test in examples.leave_one_task_out():
         assert not set(train.groups) & set(test.groups)
         assert sorted(train.names + test.names) == examples.names
+    group_of = {"ann": "7", "bob": "8", "cid": "7", "dee": "9"}
+    names = examples.task_names(range(9))
+    assert examples.group_names(range(9)) == [group_of[n] for n in names]
+    assert make().group_names(range(9)) is None
     held_out = [t.names for _, t in examples.leave_one_task_out()]
     assert held_out == [["ann", "cid"], ["bob"], ["dee"]]
     held_out = [t.names for _, t in examples.folds(3, seed=1)]
