@@ -13,6 +13,8 @@ import threading
 import weakref
 
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.eager import context
@@ -26,6 +28,9 @@ from tensorflow.python.ops import handle_data_util
 _XLA_NEEDS_CONSTANTS = {"DynamicPartition", "DynamicStitch"}
 # For XLA, shapes are constants.
 _CONSTANTS = {"Const", "Rank", "Shape", "ShapeN", "Size"}
+
+# The passes without which steps are slower, in the order in which they run.
+_FEW_PASSES = ("function", "pruning", "dependency", "loop")
 
 # For the names of gradients.
 _numbers = itertools.count()
@@ -52,6 +57,36 @@ def changes_after(check):
     for operation in graph.get_operations()[known:]:
         if operation.op_def.is_stateful and operation.type != "ReadVariableOp":
             operation._add_control_input(check.op)
+
+
+@contextlib.contextmanager
+def few_graph_passes():
+    """Lets TensorFlow run few passes over the graphs of a `with` block, once.
+
+    This is about the functions that the block calls from Python, each time.
+    What a user has set by `tf.config.optimizer` stays.
+    """
+    thread = context.context()
+    before = thread.function_call_options
+    thread.function_call_options = _with_few_passes(
+        before.config_proto_serialized, before.executor_type
+    )
+    try:
+        yield
+    finally:
+        thread.function_call_options = before
+
+
+@functools.lru_cache
+def _with_few_passes(config, executor_type):
+    config = config_pb2.ConfigProto.FromString(config)
+    if not config.graph_options.HasField("rewrite_options"):
+        options = config.graph_options.rewrite_options
+        options.optimizers.extend(_FEW_PASSES)
+        options.meta_optimizer_iterations = (
+            rewriter_config_pb2.RewriterConfig.ONE
+        )
+    return context.FunctionCallOptions(executor_type, config)
 
 
 class VectorizationLog(logging.Filter):

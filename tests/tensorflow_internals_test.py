@@ -11,6 +11,7 @@ import weakref
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework.ops import gradient_registry
 
 from keras_maml import tensorflow_internals
@@ -315,3 +316,36 @@ def test_the_graphs_that_an_operation_calls():
     ]
     assert any("Sin" in types for types in inside)
     assert any("Less" in types for types in inside)
+
+
+def operations_that_run(function):
+    """The types of the operations that TensorFlow's passes leave."""
+    context.enable_run_metadata()
+    try:
+        function()
+        metadata = context.export_run_metadata()
+    finally:
+        context.disable_run_metadata()
+    return {n.op for graph in metadata.partition_graphs for n in graph.node}
+
+
+def constant_function():
+    return tf.function(lambda: tf.exp(tf.constant([1.0, 2.0])))
+
+
+def test_few_graph_passes_fold_no_constants():
+    assert "Exp" not in operations_that_run(constant_function())
+    with tensorflow_internals.few_graph_passes():
+        assert "Exp" in operations_that_run(constant_function())
+    assert "Exp" not in operations_that_run(constant_function())
+
+
+def test_few_graph_passes_leave_what_the_user_set():
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+    try:
+        with tensorflow_internals.few_graph_passes():
+            assert "Exp" not in operations_that_run(constant_function())
+    finally:
+        context.context()._optimizer_experimental_options.clear()
+        # Forgets the options that were made of these.
+        tf.config.optimizer.set_experimental_options({})

@@ -14,6 +14,7 @@ from keras_maml import tensorflow_internals
 from keras_maml.engine import bad_tasks
 from keras_maml.engine import contract
 from keras_maml.engine import fit_arguments
+from keras_maml.engine import graph_passes
 from keras_maml.engine import learner_checks
 from keras_maml.engine import learner_state
 from keras_maml.engine import meta_step
@@ -353,7 +354,9 @@ class MetaTrainer(
             ).find_bad()
 
         return self.meta_state.bad_tasks.reporting(
-            function, find, self.bad_tasks
+            graph_passes.for_large_graphs(function, self.learner),
+            find,
+            self.bad_tasks,
         )
 
     def _prepare_optimizer(self):

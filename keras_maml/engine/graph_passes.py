@@ -1,0 +1,30 @@
+"""How thoroughly TensorFlow improves the graph of a step before it runs."""
+
+import contextlib
+import functools
+
+from keras_maml import devices
+from keras_maml import tensorflow_internals
+
+# Of more weights, TensorFlow's passes over the graph take many seconds, since
+# the gradients and the outer optimizer have operations for each weight.
+_MANY_WEIGHTS = 100
+
+
+def for_large_graphs(function, learner):
+    """Returns `function`, a traced step, with few passes if its graph is large.
+
+    On a CPU, what the other passes do is not seen in the time of a step.
+    """
+
+    @functools.wraps(function)
+    def call(*args):
+        is_large = len(learner.weights) > _MANY_WEIGHTS
+        if is_large and not devices.accelerators():
+            passes = tensorflow_internals.few_graph_passes()
+        else:
+            passes = contextlib.nullcontext()
+        with passes:
+            return function(*args)
+
+    return call
