@@ -87,6 +87,12 @@ SUPPORTED = {
     "pad": lambda: tf.pad(
         X, tf.constant([[0, 0], [1, 2], [0, 3], [4, 0]]), constant_values=2.0
     ),
+    "a mirroring pad": lambda: tf.pad(
+        X, [[0, 0], [1, 2], [0, 3], [2, 0]], "REFLECT"
+    ),
+    "a pad that mirrors the edge": lambda: tf.pad(
+        X, [[2, 0], [1, 2], [0, 3], [4, 0]], "symmetric"
+    ),
 }
 
 
@@ -163,7 +169,7 @@ UNSUPPORTED = {
         X, tf.constant(0.5), (1, 2)
     ),
     "concat": lambda: tf.concat([tf.range(2), tf.range(3)], 0),
-    "pad": lambda: tf.pad(X, [[0, 0], [1, 2], [0, 3], [2, 0]], "REFLECT"),
+    "pad": lambda: tf.pad(tf.range(3), [[1, 2]]),
 }
 
 
@@ -178,6 +184,13 @@ JOINED = {
     "pad": lambda x: (
         tf.pad(x**2, [[2, 1]], constant_values=3.0)
         + tf.pad(tf.sin(x), [[0, 3]])
+    ),
+    "a mirroring pad": lambda x: tf.concat(
+        [
+            tf.pad(x**2, [[0, 2]], "SYMMETRIC") / 2**0.5,
+            tf.pad(tf.sin(x), [[2, 0]], "SYMMETRIC") / 2**0.5,
+        ],
+        0,
     ),
 }
 
