@@ -91,7 +91,7 @@ SUPPORTED = {
         X, [[0, 0], [1, 2], [0, 3], [2, 0]], "REFLECT"
     ),
     "a pad that mirrors the edge": lambda: tf.pad(
-        X, [[2, 0], [1, 2], [0, 3], [4, 0]], "symmetric"
+        X, [[1, 0], [1, 2], [0, 3], [2, 0]], "symmetric"
     ),
 }
 

@@ -164,4 +164,38 @@ MUTANTS = [
         "engine/learner_checks_test.py"
         "::test_graph_functions_compute_with_the_weights_of_each_step",
     ),
+    # -- Pads, and the passes over the graph
+    Mutant(
+        "exact/vectorized_ops.py",
+        'edge = 1 if mode.upper() == "REFLECT" else 0',
+        "edge = 1",
+        "exact/vectorized_ops_test.py"
+        "::test_a_form_equals_the_original[a pad that mirrors the edge]",
+    ),
+    Mutant(
+        "exact/vectorized_ops.py",
+        "return pad(x, sides), lambda d: cut(d)",
+        "return pad(x, sides), lambda d: extend(d)",
+        "exact/vectorized_ops_test.py"
+        "::test_a_second_derivative_gets_a_task_axis[a mirroring pad]",
+    ),
+    Mutant(
+        "tensorflow_internals.py",
+        'if not config.graph_options.HasField("rewrite_options"):',
+        "if config:",
+        "tensorflow_internals_test.py"
+        "::test_few_graph_passes_leave_what_the_user_set",
+    ),
+    Mutant(
+        "engine/graph_passes.py",
+        "if is_large and not devices.accelerators():",
+        "if is_large:",
+        "engine/graph_passes_test.py::test_an_accelerator_keeps_all_passes",
+    ),
+    Mutant(
+        "engine/graph_passes.py",
+        "is_large = len(learner.weights) > _MANY_WEIGHTS",
+        "is_large = len(learner.weights) >= _MANY_WEIGHTS",
+        "engine/graph_passes_test.py::test_more_than_100_weights_are_many",
+    ),
 ]
