@@ -159,6 +159,35 @@ def test_names_are_those_of_the_saved_model(exported):
     assert set(signatures["adapt"]["inputs"]) == {"support_x", "support_y"}
 
 
+def test_a_learner_of_several_inputs(tmp_path):
+    signal = keras.Input((3,), name="signal")
+    place = keras.Input((2,), name="place")
+    hidden = keras.layers.Concatenate()([keras.layers.Dense(3)(signal), place])
+    meta_model = keras_maml.MetaModel(
+        keras.Model(
+            {"signal": signal, "place": place}, keras.layers.Dense(1)(hidden)
+        ),
+        inner_loss="mse",
+    )
+    x = episode(5)
+    x["support_y"] = x["support_y"][..., None].astype("f")
+    for key in ("support_x", "query_x"):
+        x[key] = {"signal": x[key][..., :3], "place": x[key][..., 3:]}
+    path = written(meta_model, x, tmp_path / "model.tflite")
+    assert_built_in(path)
+    flat = {"support_y": x["support_y"]}
+    for key in ("support_x", "query_x"):
+        flat |= {f"{key}_{name}": x[key][name] for name in x[key]}
+    interpreter = Interpreter(str(path), num_threads=1)
+    both = interpreter.get_signature_runner("adapt_and_predict")
+    np.testing.assert_allclose(
+        both(**flat)["predictions"],
+        meta_model.predict(x, verbose=0),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
 @pytest.mark.parametrize("weight_type", ["float16", "int8"])
 def test_weights_of_another_type_are_close(exported, weight_type, monkeypatch):
     _, path, x = exported
