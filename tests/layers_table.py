@@ -282,6 +282,8 @@ NOTES = {
 
 # What `tf.vectorized_map` or XLA cannot do, so that tasks run in a loop.
 NOT_VECTORIZED = [
+    "SpectralNormalization",
+    "RandomCrop",
     "AugMix",
     "CutMix",
     "MixUp",

@@ -531,6 +531,7 @@ LAYERS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.filterwarnings("ignore:Layer 'flatten.*mask attached")
 def test_layers(name, tmp_path):
     meta_model = keras_maml.MetaModel(
         layers_table.learner(name), inner_optimizer=0.1, inner_loss="mse"
