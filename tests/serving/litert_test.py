@@ -520,6 +520,7 @@ def test_algorithms(name, tmp_path):
 REFUSED = {
     "ConvLSTM3D": "dense",
     "MelSpectrogram": "mel_spectrogram",
+    "CategoryEncoding": "category_encoding",
 }
 # Its gradient explodes in two steps.
 LAYERS = [
