@@ -68,17 +68,21 @@ def few_graph_passes():
     """
     thread = context.context()
     before = thread.function_call_options
-    thread.function_call_options = _with_few_passes(
-        before.config_proto_serialized, before.executor_type
+    few = _with_few_passes(before.config_proto_serialized)
+    thread.function_call_options = context.FunctionCallOptions(
+        before.executor_type, few
     )
     try:
         yield
     finally:
-        thread.function_call_options = before
+        # What the block itself has set stays too.
+        now = thread.function_call_options.config_proto_serialized
+        if now == few.SerializeToString(deterministic=True):
+            thread.function_call_options = before
 
 
 @functools.lru_cache
-def _with_few_passes(config, executor_type):
+def _with_few_passes(config):
     config = config_pb2.ConfigProto.FromString(config)
     if not config.graph_options.HasField("rewrite_options"):
         options = config.graph_options.rewrite_options
@@ -86,7 +90,7 @@ def _with_few_passes(config, executor_type):
         options.meta_optimizer_iterations = (
             rewriter_config_pb2.RewriterConfig.ONE
         )
-    return context.FunctionCallOptions(executor_type, config)
+    return config
 
 
 class VectorizationLog(logging.Filter):

@@ -340,9 +340,35 @@ def test_few_graph_passes_fold_no_constants():
     assert "Exp" not in operations_that_run(constant_function())
 
 
+def test_few_graph_passes_inline_functions():
+    @tf.function
+    def inner(x):
+        return tf.exp(x)
+
+    function = tf.function(lambda: inner(tf.constant(1.0)) + 1.0)
+    with tensorflow_internals.few_graph_passes():
+        assert "PartitionedCall" not in operations_that_run(function)
+
+
+def test_few_graph_passes_end_with_the_block():
+    before = context.context().function_call_options
+    with (
+        pytest.raises(KeyError),
+        tensorflow_internals.few_graph_passes(),
+    ):
+        # Changes the options of the thread in place, and restores a copy.
+        with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
+            raise KeyError
+    after = context.context().function_call_options
+    assert after.as_attrs() == before.as_attrs()
+    with tensorflow_internals.few_graph_passes():
+        assert not context.context().function_call_options.executor_type
+
+
 def test_few_graph_passes_leave_what_the_user_set():
-    tf.config.optimizer.set_experimental_options({"remapping": False})
     try:
+        with tensorflow_internals.few_graph_passes():
+            tf.config.optimizer.set_experimental_options({"remapping": False})
         with tensorflow_internals.few_graph_passes():
             assert "Exp" not in operations_that_run(constant_function())
     finally:

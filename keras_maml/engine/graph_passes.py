@@ -12,9 +12,10 @@ _MANY_WEIGHTS = 100
 
 
 def for_large_graphs(function, learner):
-    """Returns `function`, a traced step, with few passes if its graph is large.
+    """Returns `function`, a step, with few passes if its graph is large.
 
-    On a CPU, what the other passes do is not seen in the time of a step.
+    On a CPU, the time of a step did not show what the other passes do, see
+    docs/performance.md.
     """
 
     @functools.wraps(function)

@@ -10,6 +10,7 @@ import numbers
 
 import tensorflow as tf
 
+from keras_maml.exact import pads
 from keras_maml.exact import products
 from keras_maml.exact import random_numbers
 from keras_maml.exact.gradients import custom_gradient
@@ -44,62 +45,6 @@ def concat(original, values, axis, name="concat"):
         return parts, lambda *d: join(*d)
 
     return join(*tensors)
-
-
-def pad(
-    original, tensor, paddings, mode="CONSTANT", constant_values=0, name=None
-):
-    """`tf.pad` whose second derivative can get a task axis."""
-    x = tf.convert_to_tensor(tensor)
-    sides = tf.get_static_value(tf.convert_to_tensor(paddings))
-    if sides is None or not x.dtype.is_floating:
-        return original(x, paddings, mode, constant_values, name)
-    sides = sides.tolist()
-    if mode.upper() == "CONSTANT":
-
-        @custom_gradient
-        def extend(x):
-            y = original(x, sides, mode, constant_values, name)
-            return y, lambda d: _cut(original, d, sides)
-
-        return extend(x)
-    edge = 1 if mode.upper() == "REFLECT" else 0
-    if any(
-        size is None or max(widths) > size - edge
-        for size, widths in zip(x.shape, sides)
-    ):
-        return original(x, sides, mode, constant_values, name)
-    for axis, (before, after) in enumerate(sides):
-        end = x.shape[axis] - edge
-        parts = [
-            _mirrored(original, x, axis, edge, edge + before),
-            x,
-            _mirrored(original, x, axis, end - after, end),
-        ]
-        x = tf.concat(parts, axis) if before or after else x
-    return x
-
-
-def _mirrored(pad, x, axis, start, stop):
-    """Returns a part of a tensor, backwards."""
-    sides = [[0, 0]] * x.shape.rank
-    sides[axis] = [start, x.shape[axis] - stop]
-    return tf.reverse(_cut(pad, x, sides), [axis])
-
-
-def _cut(pad, x, sides):
-    """Takes away what `tf.pad` would put at the sides."""
-    inner = tuple(slice(a, -b if b else None) for a, b in sides)
-
-    @custom_gradient
-    def cut(x):
-        return x[inner], lambda d: extend(d)
-
-    @custom_gradient
-    def extend(x):
-        return pad(x, sides), lambda d: cut(d)
-
-    return cut(x)
 
 
 def convolution(
@@ -322,7 +267,7 @@ FUNCTIONS = {
     "conv_transpose": conv_transpose,
     "convolution": convolution,
     "depthwise_conv2d": depthwise_conv2d,
-    "pad": pad,
+    "pad": pads.pad,
     "pool": pool,
     "resize": resize,
     "rnn": rnn,

@@ -1,6 +1,7 @@
 """Functions of `tf.nn` in forms for a task axis, against the originals."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -100,6 +101,54 @@ SUPPORTED = {
 def test_a_form_equals_the_original(name, calls):
     both(SUPPORTED[name])
     assert set(calls) <= {"concat", "pad"}
+
+
+@pytest.mark.parametrize(
+    ("paddings", "mode"),
+    [
+        ([[0, 0], [1, 1], [0, 0], [0, 0]], "EDGE"),
+        ([[0, 0], [-1, 1], [0, 0], [0, 0]], "REFLECT"),
+        ([[0, 0], [-1, -1], [0, 0], [0, 0]], "CONSTANT"),
+        ([[1, 1]], "SYMMETRIC"),
+        ([[0, 0], [6, 0], [0, 0], [0, 0]], "REFLECT"),
+    ],
+)
+def test_wrong_pads_are_tensorflows_errors(paddings, mode):
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)) as plain:
+        tf.pad(X, paddings, mode)
+    with (
+        lowering.exact_ops(),
+        task_axis.vectorized(),
+        pytest.raises(plain.type, match=re.escape(str(plain.value))),
+    ):
+        tf.pad(X, paddings, mode)
+
+
+def test_pads_of_scalars_and_of_unknown_sizes(calls):
+    both(lambda: tf.pad(tf.constant(1.0), tf.zeros([0, 2], tf.int32)))
+    calls.clear()
+
+    def pads(x, y):
+        return (
+            tf.pad(x, [[0, 0], [1, 2]], "reflect"),
+            tf.pad(x, [[1, 2], [0, 0]], "reflect"),
+            tf.pad(y, [[1, 2], [0, 0]], "reflect"),
+        )
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec(None)],
+        autograph=False,
+    )
+    def vectorized(x, y):
+        with lowering.exact_ops(), task_axis.vectorized():
+            return pads(x, y)
+
+    x = tf.reshape(tf.range(9.0), [3, 3])
+    actual = vectorized(x, x)
+    # Only the first one has a form.
+    assert calls.count("pad") == 2
+    for a, b in zip(actual, pads(x, x), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area"])

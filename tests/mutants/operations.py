@@ -166,14 +166,13 @@ MUTANTS = [
     ),
     # -- Pads, and the passes over the graph
     Mutant(
-        "exact/vectorized_ops.py",
-        'edge = 1 if mode.upper() == "REFLECT" else 0',
-        "edge = 1",
-        "exact/vectorized_ops_test.py"
-        "::test_a_form_equals_the_original[a pad that mirrors the edge]",
+        "exact/pads.py",
+        'edge = {"REFLECT": 1, "SYMMETRIC": 0}.get(mode)',
+        'edge = {"REFLECT": 1}.get(mode, 0)',
+        "exact/vectorized_ops_test.py::test_wrong_pads_are_tensorflows_errors",
     ),
     Mutant(
-        "exact/vectorized_ops.py",
+        "exact/pads.py",
         "return pad(x, sides), lambda d: cut(d)",
         "return pad(x, sides), lambda d: extend(d)",
         "exact/vectorized_ops_test.py"
