@@ -460,6 +460,10 @@ def check(name):
     return [abs(d - difference) / abs(difference) for d in derivatives]
 
 
+def not_vectorized():
+    return f'Not with `task_map="vectorized"`: {", ".join(NOT_VECTORIZED)}.'
+
+
 def main():
     rows = []
     for name in CASES:
@@ -483,10 +487,9 @@ def main():
     ]
     table += [f"| {' | '.join(row)} |" for row in rows]
     others = [f"- {why}: {', '.join(n)}" for why, n in OTHERS.items()]
-    loops = f'Not with `task_map="vectorized"`: {", ".join(NOT_VECTORIZED)}.'
     text = "\n".join(
         [
-            *(*table, "", loops, ""),
+            *(*table, "", not_vectorized(), ""),
             *("These classes are not meant for a learner:", "", *others),
         ]
     )
