@@ -100,7 +100,7 @@ MUTANTS = [
         "engine/meta_step.py",
         "return self._summary(task, self._sources)",
         "return self._summary(task, lambda task, adapted: [])",
-        f"{_BAD}::test_nan_that_a_relu_hides_is_found",
+        f"{_BAD}::test_nan_that_a_frozen_layer_hides_is_found",
     ),
     Mutant(
         "engine/meta_step.py",
@@ -143,7 +143,7 @@ MUTANTS = [
         "engine/bad_tasks.py",
         'return tf.where(is_good, tensor, tf.cast(float("nan"), tensor.dtype))',
         "return tensor",
-        f"{_BAD}::test_predictions_are_nan_also_where_a_relu_hides_it",
+        f"{_BAD}::test_predictions_are_nan_also_where_a_layer_hides_it",
     ),
     Mutant(
         "engine/meta_trainer.py",
