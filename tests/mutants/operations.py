@@ -78,25 +78,25 @@ MUTANTS = [
         "exact/convolution.py",
         "kernel_gradient(d_x, d_y, patches(d_x))",
         "kernel_gradient(d_x, d_x, patches(d_x))",
-        f"{_CONVOLUTION}[image6-window6-1-VALID]",
+        f"{_CONVOLUTION}[image6-window6-1-VALID-graph]",
     ),
     Mutant(
         "exact/convolution.py",
         "np.arange(window) - padded // 2",
         "np.arange(window) - (padded + 1) // 2",
-        f"{_CONVOLUTION}[image3-window3-2-SAME]",
+        f"{_CONVOLUTION}[image3-window3-2-SAME-graph]",
     ),
     Mutant(
         "exact/convolution.py",
         "return max(0, (length - window) // stride + 1)",
         "return max(0, (length - window) // stride)",
-        f"{_CONVOLUTION}[image6-window6-1-VALID]",
+        f"{_CONVOLUTION}[image5-window5-strides5-VALID-graph]",
     ),
     Mutant(
         "exact/convolution.py",
         "pixel = (image * height + row) * width + column",
         "pixel = (image * width + row) * height + column",
-        f"{_CONVOLUTION}[image3-window3-2-SAME]",
+        f"{_CONVOLUTION}[image3-window3-2-SAME-graph]",
     ),
     # -- Conjugate gradients
     Mutant(
