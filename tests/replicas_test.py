@@ -61,6 +61,7 @@ def test_replicas_train_as_one_device(devices, algorithm):
     assert_equal(*train(devices, algorithm)[algorithm])
 
 
+@pytest.mark.slow
 def test_sample_weight_counts_in_reptile():
     # The mean over four tasks, of which one alone moves θ, is a quarter of it.
     def weights(**kwargs):

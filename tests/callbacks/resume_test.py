@@ -201,7 +201,7 @@ def path(tmp_path):
     [
         scheduled,
         with_dropout,
-        unbuilt,
+        pytest.param(unbuilt, marks=pytest.mark.slow),
         pytest.param(per_step, marks=pytest.mark.slow),
         pytest.param(with_scaled_loss, marks=pytest.mark.slow),
     ],

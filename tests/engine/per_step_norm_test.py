@@ -137,7 +137,7 @@ def test_training_uses_the_batch_and_moves_the_rows_averages():
     )
 
 
-@pytest.mark.parametrize("steps", [2, 7])
+@pytest.mark.parametrize("steps", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_gradient(steps):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

@@ -55,7 +55,13 @@ def results(loss, form, steps=2):
     return [*adapted.weights, adapted.state["mean"], *first, *second]
 
 
-@pytest.mark.parametrize("form", ["traced_once", "rematerialized"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "traced_once",
+        pytest.param("rematerialized", marks=pytest.mark.slow),
+    ],
+)
 def test_it_equals_steps_one_by_one(form):
     loss = Counted()
     traced = tf.function(lambda: results(loss, form), autograph=False)
