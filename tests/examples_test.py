@@ -153,7 +153,8 @@ def test_sinusoid_prints_the_comparison(sinusoid):
 
 def test_sinusoid_is_compared_with_the_same_network(sinusoid):
     models = sinusoid[2]
-    before = keras_maml.learners.mlp(seed=0).get_weights()
+    learner = keras_maml.learners.mlp(kernel_stddev=0.3, seed=0)
+    before = learner.get_weights()
     pretrained = models["pretrained on all tasks"]
     # The other rate is so large that the errors are.
     assert pretrained.inner_optimizer.learning_rate == 0.02
@@ -161,10 +162,11 @@ def test_sinusoid_is_compared_with_the_same_network(sinusoid):
         after = model.learner.get_weights()
         assert [w.shape for w in after] == [w.shape for w in before]
         assert any(np.any(a != b) for a, b in zip(after, before))
-    # Two steps of Adam, at most as long as its rate, from the same weights.
+    # Two steps of Adam, at most as long as its rate of 3e-3, from the same
+    # weights.
     for model in models.values():
         for a, b in zip(model.learner.get_weights(), before):
-            np.testing.assert_allclose(a, b, atol=2.1e-3)
+            np.testing.assert_allclose(a, b, atol=6.1e-3)
 
 
 def test_sinusoid_notices_a_wrong_saved_model(sinusoid, load):
