@@ -9,7 +9,7 @@ learns new sine waves without this library (see serve.py).
     python examples/sinusoid.py --k_shot=5
 
 The settings of the paper are --inner_steps=1 --kernel_stddev=0.01
---learning_rate=1e-3, which take longer, and for some seeds much longer.
+--learning_rate=1e-3. They learn more slowly, and for some seeds much more so.
 
 To go on with a run that was interrupted, repeat the command.
 """
@@ -237,9 +237,10 @@ def fine_tuned(config, learner, sines):
         model.bad_tasks = "skip"
         scores = evaluate(model, validation_tasks, STEPS[1:]).values()
         model.bad_tasks = "raise"
-        diverges = any(score.skipped for score in scores)
-        error = np.mean([score.mean for score in scores])
-        errors.append(np.inf if diverges else error)
+        if any(score.skipped for score in scores):
+            errors.append(np.inf)
+        else:
+            errors.append(np.mean([score.mean for score in scores]))
     best = np.argmin(errors)
     print(f"Fine-tuning rate of the pretrained network: {RATES[best]}")
     return models[best]

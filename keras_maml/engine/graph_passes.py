@@ -18,10 +18,16 @@ def for_large_graphs(function, learner):
     docs/performance.md.
     """
 
+    # Once, when the learner is built: to count takes time in each step, and
+    # TensorFlow prepares a graph again for other passes.
+    @functools.cache
+    def has_few_passes():
+        is_large = len(learner.weights) > _MANY_WEIGHTS
+        return is_large and not devices.accelerators()
+
     @functools.wraps(function)
     def call(*args):
-        is_large = len(learner.weights) > _MANY_WEIGHTS
-        if is_large and not devices.accelerators():
+        if has_few_passes():
             passes = tensorflow_internals.few_graph_passes()
         else:
             passes = contextlib.nullcontext()

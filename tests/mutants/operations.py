@@ -187,8 +187,8 @@ MUTANTS = [
     ),
     Mutant(
         "engine/graph_passes.py",
-        "if is_large and not devices.accelerators():",
-        "if is_large:",
+        "return is_large and not devices.accelerators()",
+        "return is_large",
         "engine/graph_passes_test.py::test_an_accelerator_keeps_all_passes",
     ),
     Mutant(
