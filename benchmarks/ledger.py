@@ -82,7 +82,18 @@ class Stopwatch(keras.callbacks.Callback):
         self.earlier = state
 
 
-class Omniglot:
+class Supervised:
+    """What rows of supervised tasks have in common."""
+
+    def end(self, model):
+        """Ends a training that was interrupted, as `fit` does at its end."""
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+
+    def iterations(self, model):
+        return int(model.optimizer.iterations)
+
+
+class Omniglot(Supervised):
     """The row's network of examples/omniglot.py."""
 
     def __init__(self, example, config, row):
@@ -100,7 +111,7 @@ class Omniglot:
         return self.example.evaluate(self.config, model, tasks)
 
 
-class Sinusoid:
+class Sinusoid(Supervised):
     """The row's network of examples/sinusoid.py."""
 
     def __init__(self, example, config, row):
@@ -134,7 +145,40 @@ class Sinusoid:
         }
 
 
-EXPERIMENTS = {"omniglot": Omniglot, "sinusoid": Sinusoid}
+class Policy:
+    """The row's policy of examples/navigation_rl.py or half_cheetah_rl.py."""
+
+    def __init__(self, example, config, row):
+        self.example, self.config, self.part = example, config, row.part
+
+    def train(self, stopwatch):
+        return self.example.train(
+            self.config,
+            self.part,
+            self.config.iterations,
+            inner_steps={"maml": 1, "pretrained": 0}[self.part],
+            callbacks=[stopwatch],
+        )[0]
+
+    def end(self, model):
+        """The outer update has no state."""
+
+    def iterations(self, model):
+        return int(model.iteration)
+
+    def scores(self, model, split):
+        tasks = self.example.held_out_tasks(self.config, split)
+        return keras_maml.rl.evaluate_returns(
+            model, tasks, self.config.test_steps
+        )
+
+
+EXPERIMENTS = {
+    "omniglot": Omniglot,
+    "sinusoid": Sinusoid,
+    "navigation_rl": Policy,
+    "half_cheetah_rl": Policy,
+}
 
 
 def commit():
@@ -166,9 +210,10 @@ def configure(arguments):
     row = ROWS[arguments.row]
     example = importlib.import_module(f"examples.{row.example}")
     folder = pathlib.Path(arguments.work_dir) / arguments.row
-    argv = [row.example, *row.flags.split(), "--progress=line"]
-    argv += [f"--seed={arguments.seed}"]
+    argv = [row.example, *row.flags.split(), f"--seed={arguments.seed}"]
     argv += [f"--output_dir={folder / str(arguments.seed)}"]
+    if "progress" in example.FLAGS:
+        argv.append("--progress=line")
     if arguments.data_dir is not None and "data_dir" in example.FLAGS:
         argv.append(f"--data_dir={arguments.data_dir}")
     unknown = example.FLAGS(argv + arguments.flags)[1:]
@@ -191,12 +236,11 @@ def run(arguments):
         model = experiment.train(stopwatch)
     except OutOfTime:
         model = stopwatch.model
-        # As `fit` does at its end.
-        model.optimizer.finalize_variable_values(model.trainable_variables)
+        experiment.end(model)
         is_complete = False
     # Before the scoring, which is no training.
     time_taken = stopwatch.get_state()
-    iterations = int(model.optimizer.iterations)
+    iterations = experiment.iterations(model)
     splits = ["validation"]
     if is_complete or arguments.last:
         splits.append("test")

@@ -21,8 +21,8 @@ class Row:
             nobody has looked them up.
         example: string, the name of the example.
         part: string, which network of the example this is about.
-        is_error: bool, whether the numbers are errors. Otherwise they are
-            accuracies in percent.
+        kind: string, what the numbers are: an `"accuracy"` in percent, an
+            `"error"` or a `"return"`.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Row:
     paper_iterations: int | None
     example: str = "omniglot"
     part: str = "meta-trained"
-    is_error: bool = False
+    kind: str = "accuracy"
 
 
 def omniglot(
@@ -59,12 +59,27 @@ def sinusoid(shots, title, paper, flags=PAPER_SINUSOID, part="meta-trained"):
         70_000,
         "sinusoid",
         part,
-        is_error=True,
+        "error",
+    )
+
+
+def policy(title, paper, flags, paper_iterations, example, part="maml"):
+    """Returns a row of a policy, with returns after 0 to 3 inner steps."""
+    return Row(
+        title,
+        FINN,
+        {steps: paper.get(steps, "") for steps in range(4)},
+        flags,
+        paper_iterations,
+        example,
+        part,
+        "return",
     )
 
 
 ANTONIOU = "Antoniou et al., 2019"
 LI = "Li et al., 2017"
+RAJESWARAN = "Rajeswaran et al., 2019"
 # As many queries of a class as examples.
 FIVE_QUERIES = "--q_query=5"
 # A step of the head only costs about an eighth of five steps of all weights.
@@ -75,6 +90,7 @@ TWO_CORES = (
 )
 FIRST_ORDER = "--algorithm=fomaml"
 REPTILE = "--algorithm=reptile"
+IMAML = "--algorithm=imaml"
 META_SGD = "--algorithm=meta_sgd --inner_steps=1 --evaluation_steps=1"
 MAML_K5 = {1: "0.67", 5: "0.38", 10: "0.35"}
 PRETRAINED_K5 = {1: "2.41", 5: "2.23", 10: "2.19"}
@@ -104,6 +120,17 @@ ROWS = {
     ),
     "omniglot_20way_5shot": omniglot(
         20, 5, "MAML", FINN, {5: "98.9 ± 0.2"}, FIVE_QUERIES
+    ),
+    "omniglot_5way_1shot": omniglot(5, 1, "MAML", FINN, {3: "98.7 ± 0.4"}),
+    "omniglot_5way_1shot_maml_plus_plus": omniglot(
+        5,
+        1,
+        "MAML++",
+        ANTONIOU,
+        {5: "99.47"},
+        "--algorithm=maml_plus_plus --inner_steps=5 --evaluation_steps=5 "
+        "--meta_batch_size=8",
+        50_000,
     ),
     "omniglot_5way_1shot_dense": omniglot(
         5,
@@ -164,6 +191,21 @@ ROWS = {
     "omniglot_20way_1shot_meta_sgd": omniglot(
         20, 1, "Meta-SGD", LI, {1: "95.93 ± 0.38"}, META_SGD, None
     ),
+    "omniglot_5way_1shot_imaml": omniglot(
+        5, 1, "iMAML", RAJESWARAN, {8: "99.50 ± 0.26"}, IMAML, None
+    ),
+    "omniglot_20way_1shot_imaml": omniglot(
+        20, 1, "iMAML", RAJESWARAN, {8: "96.18 ± 0.36"}, IMAML, None
+    ),
+    "omniglot_20way_1shot_proto_maml": omniglot(
+        20,
+        1,
+        "Proto-MAML",
+        "Triantafillou et al., 2020",
+        {5: ""},
+        "--algorithm=proto_maml",
+        None,
+    ),
     "sinusoid_k5_two_cores": sinusoid(
         5,
         "MAML; here the recipe for two cores",
@@ -187,5 +229,38 @@ ROWS = {
     ),
     "sinusoid_k5_pretrained": sinusoid(
         5, "pretrained on all tasks", PRETRAINED_K5, part="pretrained"
+    ),
+    "sinusoid_k5_meta_sgd": sinusoid(
+        5, "Meta-SGD", {}, f"--learn_rates {PAPER_SINUSOID}"
+    ),
+    "navigation": policy(
+        "2D navigation, MAML",
+        {0: "−40.4", 1: "−11.7", 2: "−3.3", 3: "−3.2"},
+        "--iterations=150",
+        100,
+        "navigation_rl",
+    ),
+    "navigation_pretrained": policy(
+        "2D navigation, one policy for all goals",
+        {},
+        "--iterations=100",
+        100,
+        "navigation_rl",
+        "pretrained",
+    ),
+    "half_cheetah_direction": policy(
+        "half-cheetah, forward or backward, MAML",
+        {},
+        "--task=direction --iterations=400",
+        None,
+        "half_cheetah_rl",
+    ),
+    "half_cheetah_direction_pretrained": policy(
+        "half-cheetah, forward or backward, one policy for both",
+        {},
+        "--task=direction --iterations=400",
+        None,
+        "half_cheetah_rl",
+        "pretrained",
     ),
 }

@@ -41,10 +41,12 @@ def worst(row, lines, step):
     pairs = [scores(line)[str(step)] for line in lines]
     if any(mean is None for mean, _ in pairs):
         return "not finite"
-    mean, ci95 = max(pairs) if row.is_error else min(pairs)
-    if row.is_error:
-        return f"{mean:.3f} ± {ci95:.3f}"
-    return f"{100 * mean:.2f} ± {100 * ci95:.2f}"
+    mean, ci95 = max(pairs) if row.kind == "error" else min(pairs)
+    return {
+        "accuracy": f"{100 * mean:.2f} ± {100 * ci95:.2f}",
+        "error": f"{mean:.3f} ± {ci95:.3f}",
+        "return": f"{mean:.1f} ± {ci95:.1f}".replace("-", "−"),
+    }[row.kind]
 
 
 def table_line(name, lines):

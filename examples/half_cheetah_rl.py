@@ -104,7 +104,7 @@ def make_search(config, inner_steps):
     )
 
 
-def train(config, name, inner_steps, iterations):
+def train(config, name, iterations, inner_steps, callbacks=()):
     """Trains a search, or goes on.
 
     A run that is complete is loaded, and trained further for more iterations.
@@ -119,6 +119,7 @@ def train(config, name, inner_steps, iterations):
         epochs=iterations,
         verbose=2,
         callbacks=[
+            *callbacks,
             keras_maml.callbacks.Resume(
                 os.path.join(folder, "run.resume"),
                 settings={f: getattr(config, f) for f in TRAINING_FLAGS},
@@ -127,6 +128,13 @@ def train(config, name, inner_steps, iterations):
     )
     search.save(os.path.join(folder, "model.keras"))
     return search, history.history
+
+
+def held_out_tasks(config, split="test"):
+    """Tasks of another seed than the training's."""
+    environment = ENVIRONMENTS[config.task](config.horizon)
+    seed = config.seed + {"test": 1, "validation": 2}[split]
+    return environment.tasks(config.test_tasks, seed=seed).sample(0)
 
 
 def draw(curves, title, path):
@@ -152,10 +160,10 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     keras_maml.configure_threads()
     started = time.time()
-    searches = {"MAML": train(FLAGS, "maml", 1, FLAGS.iterations)}
+    searches = {"MAML": train(FLAGS, "maml", FLAGS.iterations, 1)}
     if FLAGS.pretraining_iterations:
         searches["pretrained"] = train(
-            FLAGS, "pretrained", 0, FLAGS.pretraining_iterations
+            FLAGS, "pretrained", FLAGS.pretraining_iterations, 0
         )
     curves = {}
     for name, (_, history) in searches.items():
@@ -169,9 +177,8 @@ def main(argv):
     searches["untrained"] = make_search(FLAGS, 1), None
     scores = {}
     for name, (search, _) in searches.items():
-        tasks = search.environment.tasks(FLAGS.test_tasks, FLAGS.seed + 1)
         scores[name] = rl.evaluate_returns(
-            search, tasks.sample(0), FLAGS.test_steps
+            search, held_out_tasks(FLAGS), FLAGS.test_steps
         )
     minutes = (time.time() - started) / 60
     print(

@@ -128,12 +128,14 @@ class Progress(keras.callbacks.Callback):
             print(f"iteration {epoch + 1}: {', '.join(values)}", flush=True)
 
 
-def train(config, name, iterations, **kwargs):
+def train(
+    config, name, iterations, inner_steps, callbacks=(), observe_goal=False
+):
     """Trains a search, or goes on; returns it and its returns.
 
     A run that is complete is loaded, and trained further for more iterations.
     """
-    search = make_search(config, **kwargs)
+    search = make_search(config, inner_steps, observe_goal)
     folder = os.path.join(config.output_dir, name)
     bar = config.progress == "bar"
     history = search.fit(
@@ -141,6 +143,7 @@ def train(config, name, iterations, **kwargs):
         epochs=iterations,
         verbose=2 if bar else 0,
         callbacks=[
+            *callbacks,
             keras_maml.callbacks.Resume(
                 os.path.join(folder, "run.resume"),
                 settings={f: getattr(config, f) for f in TRAINING_FLAGS},
@@ -152,11 +155,11 @@ def train(config, name, iterations, **kwargs):
     return search, history.history
 
 
-def held_out_goals(config):
+def held_out_tasks(config, split="test"):
     """Goals of another seed than the training's."""
     environment = rl.PointNavigation(config.horizon)
-    sampler = environment.tasks(config.test_goals, seed=config.seed + 1)
-    return sampler.sample(0).numpy()
+    seed = config.seed + {"test": 1, "validation": 2}[split]
+    return environment.tasks(config.test_goals, seed=seed).sample(0).numpy()
 
 
 def draw_paths(search, goals, path):
@@ -229,7 +232,7 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     keras_maml.configure_threads()
     started = time.time()
-    goals = held_out_goals(FLAGS)
+    goals = held_out_tasks(FLAGS)
     search, history = train(FLAGS, "maml", FLAGS.iterations, inner_steps=1)
     rows = {"MAML": rl.evaluate_returns(search, goals, FLAGS.test_steps)}
     histories = [

@@ -81,6 +81,11 @@ flags.DEFINE_enum(
     ["second_order", "first_order"],
     "MAML, or its first-order approximation.",
 )
+flags.DEFINE_bool(
+    "learn_rates",
+    False,
+    "Whether to learn a rate for each weight, as Meta-SGD does.",
+)
 flags.DEFINE_integer("test_tasks", 600, "Unseen tasks.", lower_bound=2)
 flags.DEFINE_integer(
     "seed",
@@ -106,6 +111,7 @@ TRAINING_FLAGS = (
     "kernel_stddev",
     "learning_rate",
     "meta_gradient",
+    "learn_rates",
     "seed",
 )
 # Numbers of gradient steps in the test. The exported model takes the last one.
@@ -190,8 +196,12 @@ def fit(model, dataset_at, config, name, callbacks):
 
 def meta_train(config, sines, callbacks=()):
     """Finds weights from which one gradient step learns a task."""
-    learner = make_learner(config)
-    meta_model = make_model(config, learner, config.inner_rate)
+    rate = config.inner_rate
+    if config.learn_rates:
+        rate = keras_maml.inner_optimizers.SGD(
+            keras_maml.inner_optimizers.LearnedRate(rate, per="weight")
+        )
+    meta_model = make_model(config, make_learner(config), rate)
     tasks = config.meta_batch_size
     fit(
         meta_model,
@@ -332,8 +342,12 @@ def draw_task(sines, models, path):
             markersize=7,
             label=f"the {len(x['support_x'])} support points",
         )
-        rate = float(model.inner_optimizer.learning_rate)
-        axis.set_title(f"{name[0].upper() + name[1:]} (inner rate {rate:g})")
+        rate = model.inner_optimizer.learning_rate
+        if isinstance(rate, keras_maml.inner_optimizers.LearnedRate):
+            rate_text = "learned inner rates"
+        else:
+            rate_text = f"inner rate {float(rate):g}"
+        axis.set_title(f"{name[0].upper() + name[1:]} ({rate_text})")
         axis.set_xlabel("x")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("y")

@@ -305,6 +305,9 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
         ledger_line("omniglot_20way_1shot", {"5": 0.9}),
         ledger_line("omniglot_20way_1shot", {"5": 0.95}, seed=1),
         stopped,
+        ledger_line(
+            "navigation", {"0": -40.0, "1": -11.0, "2": -4.0, "3": -3.0}
+        ),
     ]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, lines)))
     page = tmp_path / "results.md"
@@ -322,6 +325,9 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
         "| sinusoid, K = 5, MAML, after 1, 5, 10 steps | 0.67 / 0.38 / 0.35 | "
         "**0.700 ± 0.010** / **0.500 ± 0.010** / **0.400 ± 0.010** | 2,000, "
         f"60,000 | 60, 100 | 2 | `sinusoid_k5`, {run}",
+        "| 2D navigation, MAML, after 0, 1, 2, 3 steps | −40.4 / −11.7 / −3.3 "
+        "/ −3.2 | **−40.0 ± 0.0** / **−11.0 ± 0.0** / **−4.0 ± 0.0** / **−3.0 "
+        f"± 0.0** | 2,000, 60,000 | 60, 100 | 1 | `navigation`, {run}",
     ]
 
 
@@ -384,3 +390,28 @@ def test_a_row_is_stopped_and_goes_on(tmp_path, monkeypatch, load_program):
     assert again["iterations"] == 4
     assert again["commits"] == [*complete["commits"], "later"]
     assert again["test"] == complete["test"]
+
+
+@pytest.mark.slow
+def test_a_row_of_policies(tmp_path, load_program):
+    load_program("examples.navigation_rl")
+    results = tmp_path / "results.jsonl"
+
+    def run(row, *flags):
+        ledger.main(
+            [
+                *(row, f"--work_dir={tmp_path}", f"--results={results}"),
+                *("--iterations=2", "--meta_batch_size=2", "--episodes=2"),
+                *("--horizon=3", "--hidden_units=2", "--test_goals=2"),
+                *flags,
+            ]
+        )
+        return json.loads(results.read_text().splitlines()[-1])
+
+    stopped = run("navigation", "--minutes=0")
+    assert (stopped["iterations"], stopped["of"]) == (1, 2)
+    complete = run("navigation")
+    assert (complete["iterations"], complete["of"]) == (2, 2)
+    assert sorted(complete["test"]) == ["0", "1", "2", "3"]
+    assert complete["test"] != complete["validation"]
+    assert run("navigation_pretrained")["iterations"] == 2
