@@ -88,8 +88,8 @@ TWO_CORES = (
     "--algorithm=anil --inner_steps=1 --evaluation_steps=1 --inner_rate=10 "
     "--meta_batch_size=8 --learning_rate=3e-3 --schedule=average"
 )
-# Without inner steps, Proto-MAML is a prototypical network. A step costs a
-# ninth of five steps of all weights.
+# Without inner steps, Proto-MAML is a prototypical network. By arithmetic, a
+# step costs an eighth of one with five inner steps of all weights.
 PROTOTYPES = (
     "--algorithm=proto_maml --inner_steps=0 --evaluation_steps=0 "
     "--meta_batch_size=8 --learning_rate=3e-3 --schedule=average"

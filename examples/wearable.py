@@ -34,16 +34,22 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("data", "", "A watch.npz.")
 flags.DEFINE_integer("folds", 5, "Parts of the people.", lower_bound=2)
-flags.DEFINE_integer("length", 100, "Samples of a window.", lower_bound=8)
+flags.DEFINE_integer("length", 200, "Samples of a window.", lower_bound=8)
 flags.DEFINE_integer("step", 50, "From window to window.", lower_bound=1)
 flags.DEFINE_integer(
     "support", 3, "Windows of the piece of each exercise.", lower_bound=1
 )
+flags.DEFINE_integer(
+    "imagined",
+    3,
+    "Imagined wearers for each arm of a person in training.",
+    lower_bound=0,
+)
 flags.DEFINE_integer("filters", 32, "Of each convolution.", lower_bound=1)
 flags.DEFINE_integer(
-    "budget", 600, "Gradient evaluations of a training.", lower_bound=1
+    "budget", 1200, "Gradient evaluations of a training.", lower_bound=1
 )
-flags.DEFINE_integer("trials", 2, "Of learning rates.", lower_bound=1)
+flags.DEFINE_integer("trials", 1, "Of learning rates.", lower_bound=1)
 flags.DEFINE_integer("inner_steps", 1, "Of MAML's training.", lower_bound=1)
 flags.DEFINE_integer(
     "most_steps", 30, "Of fine-tuning and own networks.", lower_bound=1
@@ -69,7 +75,7 @@ class Recordings(NamedTuple):
     signals: list
     exercises: np.ndarray
     people: np.ndarray
-    sides: np.ndarray
+    arms: np.ndarray
 
 
 def read(path):
@@ -85,8 +91,13 @@ def read(path):
         np.split(data["signal"], ends[:-1]),
         data["exercise_names"][data["exercise"]],
         data["subject"],
-        data["right"],
+        name_arms(data["subject"], data["right"]),
     )
+
+
+def name_arms(people, is_right):
+    sides = np.where(is_right, "right", "left")
+    return np.array([f"{p} {side}" for p, side in zip(people, sides)])
 
 
 def make_up(seed, people=4, exercises=3):
@@ -108,18 +119,63 @@ def make_up(seed, people=4, exercises=3):
                 of_whom.append(person)
                 sides.append(side)
     return Recordings(
-        signals, np.array(names), np.array(of_whom), np.array(sides)
+        signals,
+        np.array(names),
+        np.array(of_whom),
+        name_arms(of_whom, sides),
     )
+
+
+def with_imagined_wearers(config, recordings):
+    """Adds people who wear the watch askew and move at another pace."""
+    rng = np.random.default_rng(config.seed)
+    signals, rows, arms = list(recordings.signals), [], []
+    for number in range(config.imagined):
+        for arm in np.unique(recordings.arms):
+            turn, pace = random_turn(rng), rng.uniform(0.8, 1.25)
+            of_arm = np.flatnonzero(recordings.arms == arm)
+            signals += [
+                imagine(recordings.signals[row], turn, pace) for row in of_arm
+            ]
+            rows += [*of_arm]
+            arms += [f"{arm}, imagined {number}"] * len(of_arm)
+    exercises, people = (
+        np.concatenate([values, values[rows]])
+        for values in (recordings.exercises, recordings.people)
+    )
+    return Recordings(
+        signals, exercises, people, np.append(recordings.arms, arms)
+    )
+
+
+def random_turn(rng, degrees=20):
+    """Returns a rotation about a random axis, by the formula of Rodrigues."""
+    axis = rng.normal(size=3)
+    x, y, z = axis / np.linalg.norm(axis)
+    angle = np.deg2rad(rng.normal(0, degrees))
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return (
+        np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    )
+
+
+def imagine(signal, turn, pace):
+    """Returns a signal of three axes of acceleration and three of rotation."""
+    turned = signal.reshape(-1, 2, 3) @ turn.T
+    # Rates of rotation grow with the pace.
+    turned[:, 1] *= pace
+    times = np.arange(0, len(signal) - 1, pace)
+    before = times.astype(int)
+    share = (times - before)[:, None, None]
+    slower = (1 - share) * turned[before] + share * turned[before + 1]
+    return slower.reshape(-1, 6).astype("float32")
 
 
 def make_tasks(config, recordings):
     """Each arm is a task. The two arms of a person stay on one side."""
     return tasks.from_recordings(
         recordings.signals,
-        task=[
-            f"{person} {'right' if side else 'left'}"
-            for person, side in zip(recordings.people, recordings.sides)
-        ],
+        task=recordings.arms,
         target=recordings.exercises,
         group=recordings.people,
         length=config.length,
@@ -133,7 +189,7 @@ def make_tasks(config, recordings):
 
 
 def make_learner(config, train):
-    """Three convolutions. The first layer knows the units of the watch."""
+    """Three strided convolutions, on inputs in the units of the watch."""
     channels = len(train.normalization().input_mean)
     layers = [
         keras.Input([config.length, channels]),
@@ -144,6 +200,7 @@ def make_learner(config, train):
             keras.layers.Conv1D(
                 config.filters,
                 5,
+                strides=2,
                 padding="same",
                 kernel_initializer=keras.initializers.GlorotUniform(
                     1000 * config.seed + number
@@ -151,7 +208,6 @@ def make_learner(config, train):
             ),
             keras.layers.BatchNormalization(),
             keras.layers.ReLU(),
-            keras.layers.MaxPooling1D(2),
         ]
     initializer = keras.initializers.GlorotUniform(1000 * config.seed + 3)
     layers += [
@@ -163,21 +219,33 @@ def make_learner(config, train):
     return keras.Sequential(layers)
 
 
-def make_folds(config, table):
-    """Returns training, validation and test people of each fold.
+def make_folds(config, recordings):
+    """Returns training, validation and test tasks of each fold.
 
     Somebody new is tested as soon as there is one piece of each exercise, on
-    all windows behind it.
+    all windows behind it. Validation is alike, since it chooses for the test.
     """
-    for train, test in table.folds(config.folds, seed=config.seed):
-        people = len(np.unique(train.groups))
+    somebody_new = {"cut": "first", "query": (1, None)}
+    table = make_tasks(config, recordings)
+    for rest, test in table.folds(config.folds, seed=config.seed):
+        people = len(np.unique(rest.groups))
         for_validation = max(1, people // 4)
-        yield (
-            *train.split(
-                people - for_validation, for_validation, seed=config.seed
-            ),
-            test.replace(cut="first", query=(1, None)),
+        train, validation = rest.split(
+            people - for_validation, for_validation, seed=config.seed
         )
+        yield (
+            make_tasks(config, for_training(config, recordings, train.names)),
+            validation.replace(**somebody_new),
+            test.replace(**somebody_new),
+        )
+
+
+def for_training(config, recordings, arms):
+    """Returns the recordings of these arms, and of imagined wearers."""
+    rows = np.flatnonzero(np.isin(recordings.arms, arms))
+    signals = [recordings.signals[row] for row in rows]
+    others = (values[rows] for values in recordings[1:])
+    return with_imagined_wearers(config, Recordings(signals, *others))
 
 
 def main(argv):
@@ -186,10 +254,9 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     keras_maml.configure_threads()
     recordings = read(FLAGS.data) if FLAGS.data else make_up(FLAGS.seed)
-    table = make_tasks(FLAGS, recordings)
     verdict = keras_maml.should_i_adapt(
         lambda train: make_learner(FLAGS, train),
-        list(make_folds(FLAGS, table)),
+        list(make_folds(FLAGS, recordings)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         budget=FLAGS.budget,
@@ -198,7 +265,7 @@ def main(argv):
         inner_steps=FLAGS.inner_steps,
         most_steps=FLAGS.most_steps,
         # Each arm of each person, once.
-        episodes=len(table.names),
+        episodes=len(np.unique(recordings.arms)),
         folder=os.path.join(FLAGS.output_dir, "results"),
         seed=FLAGS.seed,
     )

@@ -507,22 +507,44 @@ def test_wearable_reads_its_file(load, tmp_path):
     np.testing.assert_array_equal(found.signals[1], signals[1])
     assert found.exercises.tolist() == ["pull", "lift"]
     assert found.people.tolist() == [3, 4]
-    assert found.sides.tolist() == [0, 1]
+    assert found.arms.tolist() == ["3 left", "4 right"]
     with pytest.raises(app.UsageError, match="must be a .npz file"):
         example.read("watch_dataset.npy")
 
 
 def test_wearable_keeps_a_person_on_one_side(load):
     example = load("wearable")
-    table = example.make_tasks(flags.FLAGS, example.make_up(0, people=6))
-    flags.FLAGS.folds = 3
+    recordings = example.make_up(0, people=6)
+    flags.FLAGS.folds, flags.FLAGS.imagined = 3, 1
     tested = []
-    for parts in example.make_folds(flags.FLAGS, table):
+    for parts in example.make_folds(flags.FLAGS, recordings):
         people = [{name.split()[0] for name in part.names} for part in parts]
         assert [len(p) for p in people] == [3, 1, 2]
         assert len(set.union(*people)) == 6
+        imagined = [["imagined" in n for n in part.names] for part in parts]
+        assert list(map(sum, imagined)) == [6, 0, 0]
         tested += parts[-1].names
-    assert sorted(tested) == sorted(table.names)
+    assert sorted(tested) == sorted(np.unique(recordings.arms))
+
+
+def test_wearable_imagines_a_watch_askew(load):
+    example = load("wearable")
+    signal = np.random.default_rng(0).normal(size=(9, 6)).astype("float32")
+    same = example.imagine(signal, np.eye(3), pace=1.0)
+    np.testing.assert_array_equal(same, signal[:-1])
+    # A quarter turn about z, at twice the pace.
+    turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    found = example.imagine(signal, turn, pace=2.0)
+    x, y, z, *rates = signal[::2][:4].T
+    expected = [-y, x, z, -2 * rates[1], 2 * rates[0], 2 * rates[2]]
+    np.testing.assert_allclose(found.T, expected, rtol=1e-6)
+    turn = example.random_turn(np.random.default_rng(0))
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(turn) == pytest.approx(1)
+    angle = np.arccos((np.trace(turn) - 1) / 2)
+    rng = np.random.default_rng(0)
+    rng.normal(size=3)
+    assert angle == pytest.approx(abs(np.deg2rad(rng.normal(0, 20))))
 
 
 def test_own_tables_scales_by_training_tasks(load, tmp_path):
