@@ -44,7 +44,8 @@ def omniglot(
         f"Omniglot, {ways}-way {shots}-shot, {title}",
         source,
         paper,
-        f"--n_way={ways} --k_shot={shots} --iterations={iterations} {flags}",
+        f"--algorithm=maml --n_way={ways} --k_shot={shots} "
+        f"--iterations={iterations} {flags}",
         paper_iterations,
     )
 
