@@ -5,6 +5,7 @@ import numpy as np
 from keras_maml.evaluation.report_picture import figure_class
 from keras_maml.verdict.decision import error_of
 from keras_maml.verdict.verdict_text import LABELS
+from keras_maml.verdict.verdict_text import named_tasks
 from keras_maml.verdict.verdict_text import task_errors
 
 
@@ -80,7 +81,8 @@ def _draw_tasks(axes, verdict):
     y = np.array([best[name] for name in shared])
     high = 1.05 * max(x.max(), y.max(), 1e-12)
     axes.plot([0, high], [0, high], ":", color="black", label="no difference")
-    kind = "task" if verdict.reports["pooled"].shared == "tasks" else "episode"
+    is_named = named_tasks(verdict.reports["pooled"]) is not None
+    kind = "task" if is_named else "episode"
     axes.plot(
         x,
         y,
@@ -121,7 +123,8 @@ def _draw_calibration(axes, verdict):
         xlim=(0, 1),
         ylim=(0, 1),
     )
-    axes.legend(fontsize="small")
+    # Hardly any model is sure and mostly wrong: this corner is free.
+    axes.legend(fontsize="small", loc="lower right")
 
 
 def _wrapped(label):

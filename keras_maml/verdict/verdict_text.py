@@ -157,7 +157,7 @@ def _tasks(verdict):
         f"{_label(verdict.best)} has a lower error on "
         f"{len(shared) - len(worse)} of {len(shared)} "
     )
-    if verdict.reports["pooled"].shared != "tasks":
+    if named_tasks(verdict.reports["pooled"]) is None:
         return f"{text}episodes."
     text += "tasks."
     if worse and len(worse) <= _MOST_NAMES:
@@ -292,11 +292,20 @@ def _notes(verdict):
 def task_errors(report):
     """Returns a dict from the names of tasks to their mean errors."""
     rows = {}
-    tasks = report.tasks if report.shared == "tasks" else None
+    tasks = named_tasks(report)
     for i, error in enumerate(error_of(report)):
         name = (str(report.episodes[i]),) if tasks is None else tasks[i]
         rows.setdefault(name, []).append(error)
     return {name: float(np.mean(errors)) for name, errors in rows.items()}
+
+
+def named_tasks(report):
+    """Returns the task of each episode, or `None` if it has none by name."""
+    tasks = report.tasks
+    # An episode of several classes is no task that one could name.
+    if tasks is None or any(len(names) != 1 for names in tasks):
+        return None
+    return tasks
 
 
 def _label(name):

@@ -131,6 +131,17 @@ def test_it_says_if_no_step_helps():
 def test_episodes_without_names():
     found = verdict(gains(0, 0.1), tasks=None)
     assert "of 48 episodes." in str(found)
+    # Of several classes each, which other episodes share.
+    classes = [(f"class {i % 6}", "class 6") for i in range(48)]
+    assert "of 48 episodes." in str(verdict(gains(0, 0.1), tasks=classes))
+
+
+def test_tasks_of_one_episode_have_names():
+    names = [f"person {i}" for i in range(48)]
+    found = verdict(gains(0, 0.1), noise=0.05, tasks=names)
+    assert " of 48 tasks. It does not help person " in str(found)
+    legend = found.plot().axes[1].get_legend()
+    assert "one task;" in legend.texts[1].get_text()
 
 
 def test_a_file_holds_it(tmp_path):
