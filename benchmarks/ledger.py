@@ -136,13 +136,7 @@ class Sinusoid(Supervised):
             "test": self.example.TEST_START,
         }[split]
         tasks = self.sines.batch(100, count=self.config.test_tasks, start=start)
-        # Many steps of one rate may diverge: what fewer steps reach still
-        # counts.
-        model.bad_tasks = "skip"
-        return {
-            steps: self.example.evaluate(model, tasks, [steps])[steps]
-            for steps in self.example.STEPS
-        }
+        return self.example.scores_of(model, tasks)
 
 
 class Policy:

@@ -14,8 +14,7 @@ class Row:
         title: string, what the table calls the row.
         source: string, the paper.
         paper: dict from a number of inner steps in the test to a string, the
-            paper's number. The string is empty if the paper shows a picture
-            only.
+            paper's number. The string is empty if we know of none.
         flags: string, the flags of the example.
         paper_iterations: int, the training steps of the paper, or `None` if
             nobody has looked them up.
@@ -220,10 +219,22 @@ ROWS = {
         20, 1, "Meta-SGD", LI, {1: "95.93 ± 0.38"}, META_SGD, None
     ),
     "omniglot_5way_1shot_imaml": omniglot(
-        5, 1, "iMAML", RAJESWARAN, {8: "99.50 ± 0.26"}, IMAML, None
+        5,
+        1,
+        "iMAML, gradient descent inside",
+        RAJESWARAN,
+        {8: "99.16 ± 0.35"},
+        IMAML,
+        None,
     ),
     "omniglot_20way_1shot_imaml": omniglot(
-        20, 1, "iMAML", RAJESWARAN, {8: "96.18 ± 0.36"}, IMAML, None
+        20,
+        1,
+        "iMAML, gradient descent inside",
+        RAJESWARAN,
+        {8: "94.46 ± 0.42"},
+        IMAML,
+        None,
     ),
     "omniglot_20way_1shot_proto_maml": omniglot(
         20,
@@ -258,8 +269,10 @@ ROWS = {
     "sinusoid_k5_pretrained": sinusoid(
         5, "pretrained on all tasks", PRETRAINED_K5, part="pretrained"
     ),
-    "sinusoid_k5_meta_sgd": sinusoid(
-        5, "Meta-SGD", {}, f"--learn_rates {PAPER_SINUSOID}"
+    "sinusoid_k5_meta_sgd": dataclasses.replace(
+        sinusoid(5, "Meta-SGD", {}, f"--learn_rates {PAPER_SINUSOID}"),
+        source=LI,
+        paper_iterations=None,
     ),
     "navigation": policy(
         "2D navigation, MAML",
@@ -278,7 +291,7 @@ ROWS = {
     ),
     "half_cheetah_direction": policy(
         "half-cheetah, forward or backward, MAML",
-        {},
+        {1: "293"},
         "--task=direction --iterations=400",
         None,
         "half_cheetah_rl",

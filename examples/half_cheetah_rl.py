@@ -133,8 +133,8 @@ def train(config, name, iterations, inner_steps, callbacks=()):
 def held_out_tasks(config, split="test"):
     """Tasks of another seed than the training's."""
     environment = ENVIRONMENTS[config.task](config.horizon)
-    seed = config.seed + {"test": 1, "validation": 2}[split]
-    return environment.tasks(config.test_tasks, seed=seed).sample(0)
+    tasks = environment.tasks(config.test_tasks, seed=config.seed + 1)
+    return tasks.sample(("test", "validation").index(split))
 
 
 def draw(curves, title, path):
@@ -176,9 +176,10 @@ def main(argv):
 
     searches["untrained"] = make_search(FLAGS, 1), None
     scores = {}
+    unseen_tasks = held_out_tasks(FLAGS)
     for name, (search, _) in searches.items():
         scores[name] = rl.evaluate_returns(
-            search, held_out_tasks(FLAGS), FLAGS.test_steps
+            search, unseen_tasks, FLAGS.test_steps
         )
     minutes = (time.time() - started) / 60
     print(

@@ -158,8 +158,8 @@ def train(
 def held_out_tasks(config, split="test"):
     """Goals of another seed than the training's."""
     environment = rl.PointNavigation(config.horizon)
-    seed = config.seed + {"test": 1, "validation": 2}[split]
-    return environment.tasks(config.test_goals, seed=seed).sample(0).numpy()
+    tasks = environment.tasks(config.test_goals, seed=config.seed + 1)
+    return tasks.sample(("test", "validation").index(split)).numpy()
 
 
 def draw_paths(search, goals, path):

@@ -7,10 +7,11 @@ not in training. It prints a table of accuracies and draws a picture of one
 episode.
 
     python examples/omniglot.py --dataset=glyphs
-    python examples/omniglot.py --n_way=20 --minutes=60
+    python examples/omniglot.py --n_way=20 --minutes=60 --meta_batch_size=8 \
+        --learning_rate=3e-3 --schedule=average
     python examples/omniglot.py --algorithm=maml --iterations=10000
 
-Prototypes are the default: on two cores and in an hour, they learn the most
+Prototypes are the default, since they learn most in the first hour on two cores
 (docs/results.md).
 
 To go on with a run that was interrupted, repeat the command.
@@ -273,7 +274,17 @@ def make_model(config, iterations):
     """Returns a model that is compiled for this number of training steps."""
     name = config.algorithm
     if config.network == "dense" and name in ("cavia", *HEADLESS):
-        raise app.UsageError(f"--algorithm={name} needs --network=conv4.")
+        raise app.UsageError(
+            f"--algorithm={name} needs --network=conv4. Received: "
+            "--network=dense, which --algorithm=maml takes"
+        )
+    if name == "prototypes" and (config.inner_steps or config.evaluation_steps):
+        raise app.UsageError(
+            "--algorithm=prototypes takes no inner steps; --algorithm=maml and "
+            "--algorithm=proto_maml do. Received: "
+            f"--inner_steps={config.inner_steps} "
+            f"--evaluation_steps={config.evaluation_steps}"
+        )
     if name == "cavia":
         learner = learner_with_context(config.n_way, config.seed)
     else:

@@ -111,10 +111,10 @@ TRAINING_FLAGS = (
     "kernel_stddev",
     "learning_rate",
     "meta_gradient",
-    "learn_rates",
     "seed",
 )
-# Numbers of gradient steps in the test. The exported model takes the last one.
+# Numbers of gradient steps in the test. The exported model takes the last one,
+# unless rates are learned.
 STEPS = [0, 1, 5, 10]
 # Fine-tuning rates that the pretrained network tries.
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05]
@@ -134,7 +134,10 @@ def make_model(config, learner, inner_rate):
         learner,
         inner_optimizer=inner_rate,
         inner_steps=config.inner_steps,
-        evaluation_steps=STEPS[-1],
+        # Learned rates are for as many steps as in training.
+        evaluation_steps=config.inner_steps
+        if config.learn_rates
+        else STEPS[-1],
         meta_gradient=config.meta_gradient,
         inner_loss="mse",
     )
@@ -144,7 +147,8 @@ def resume(config, name, dataset_at):
     """Saves a run, and lets it go on if it was interrupted."""
     return keras_maml.callbacks.Resume(
         os.path.join(config.output_dir, f"{name}.resume"),
-        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
+        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS}
+        | ({"learn_rates": True} if config.learn_rates else {}),
         dataset_at=dataset_at,
     )
 
@@ -256,6 +260,17 @@ def fine_tuned(config, learner, sines):
     return models[best]
 
 
+def scores_of(model, dataset):
+    """Returns the scores after each of `STEPS`."""
+    model.bad_tasks = "skip"
+    scores = evaluate(model, dataset, STEPS)
+    if any(score.skipped for score in scores.values()):
+        # Many steps may diverge: what fewer steps reach still counts.
+        scores = {n: evaluate(model, dataset, [n])[n] for n in STEPS}
+    model.bad_tasks = "raise"
+    return scores
+
+
 def evaluate(model, dataset, steps):
     return keras_maml.evaluate_tasks(
         model, dataset, keras.losses.mean_squared_error, inner_steps=steps
@@ -278,8 +293,7 @@ def train(config):
     models["pretrained on all tasks"] = fine_tuned(config, pretrained, sines)
     test_tasks = sines.batch(100, count=config.test_tasks, start=TEST_START)
     scores = {
-        name: evaluate(model, test_tasks, STEPS)
-        for name, model in models.items()
+        name: scores_of(model, test_tasks) for name, model in models.items()
     }
     return sines, models, scores
 
@@ -287,13 +301,14 @@ def train(config):
 def print_table(scores):
     print("inner steps" + "".join(f"{name:>26}" for name in scores))
     for steps in STEPS:
-        row = [score[steps] for score in scores.values()]
-        print(
-            f"{steps:11d}"
-            + "".join(
-                f"{f'{score.mean:.3f} ± {score.ci95:.3f}':>26}" for score in row
-            )
-        )
+        row = [as_text(score[steps]) for score in scores.values()]
+        print(f"{steps:11d}" + "".join(f"{text:>26}" for text in row))
+
+
+def as_text(score):
+    if score.skipped:
+        return "not finite"
+    return f"{score.mean:.3f} ± {score.ci95:.3f}"
 
 
 def draw_task(sines, models, path):

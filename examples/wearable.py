@@ -42,7 +42,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "imagined",
     3,
-    "Imagined wearers for each arm of a person in training.",
+    "Imagined wearers for each arm of a person in training, of recordings with "
+    "three axes of acceleration and three of rotation.",
     lower_bound=0,
 )
 flags.DEFINE_integer("filters", 32, "Of each convolution.", lower_bound=1)
@@ -127,7 +128,7 @@ def make_up(seed, people=4, exercises=3):
 
 
 def with_imagined_wearers(config, recordings):
-    """Adds people who wear the watch askew and move at another pace."""
+    """Adds arms that wear the watch askew and move at another pace."""
     rng = np.random.default_rng(config.seed)
     signals, rows, arms = list(recordings.signals), [], []
     for number in range(config.imagined):
@@ -167,8 +168,8 @@ def imagine(signal, turn, pace):
     times = np.arange(0, len(signal) - 1, pace)
     before = times.astype(int)
     share = (times - before)[:, None, None]
-    slower = (1 - share) * turned[before] + share * turned[before + 1]
-    return slower.reshape(-1, 6).astype("float32")
+    resampled = (1 - share) * turned[before] + share * turned[before + 1]
+    return resampled.reshape(-1, 6).astype("float32")
 
 
 def make_tasks(config, recordings):
@@ -234,8 +235,17 @@ def make_folds(config, recordings):
         train, validation = rest.split(
             people - for_validation, for_validation, seed=config.seed
         )
+        training = make_tasks(
+            config, for_training(config, recordings, train.names)
+        )
+        if training.class_names != table.class_names:
+            raise app.UsageError(
+                "Every exercise needs somebody in training. Without "
+                f"{sorted({*table.names} - {*train.names})}, there are "
+                f"{training.class_names}."
+            )
         yield (
-            make_tasks(config, for_training(config, recordings, train.names)),
+            training,
             validation.replace(query=all_behind),
             test.replace(cut="first", query=all_behind),
         )
@@ -244,9 +254,13 @@ def make_folds(config, recordings):
 def for_training(config, recordings, arms):
     """Returns the recordings of these arms, and of imagined wearers."""
     rows = np.flatnonzero(np.isin(recordings.arms, arms))
-    signals = [recordings.signals[row] for row in rows]
-    others = (values[rows] for values in recordings[1:])
-    return with_imagined_wearers(config, Recordings(signals, *others))
+    theirs = Recordings(
+        [recordings.signals[row] for row in rows],
+        recordings.exercises[rows],
+        recordings.people[rows],
+        recordings.arms[rows],
+    )
+    return with_imagined_wearers(config, theirs)
 
 
 def main(argv):

@@ -397,6 +397,20 @@ def test_omniglot_on_glyphs(load, tmp_path, monkeypatch, algorithm):
     assert not list(tmp_path.glob("**/*.resume*"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--inner_steps=3"], "prototypes takes no inner steps"),
+        (["--evaluation_steps=3"], "prototypes takes no inner steps"),
+        (["--network=dense"], "prototypes needs --network=conv4"),
+    ],
+)
+def test_what_prototypes_cannot_do(load, settings, message):
+    example = load("omniglot", *settings)
+    with pytest.raises(app.UsageError, match=message):
+        example.make_model(flags.FLAGS, 1)
+
+
 @pytest.mark.slow
 def test_omniglot_for_some_minutes(load, tmp_path, monkeypatch):
     example = load(

@@ -95,6 +95,16 @@ class Fold(NamedTuple):
     parts: Any
     path: str | None = None
 
+    def facts(self) -> dict:
+        """Returns by what one knows the tasks and the learner again."""
+        return {
+            "tasks": [part.checksum() for part in self.parts],
+            "learner": [
+                [type(layer).__name__, *(list(v.shape) for v in layer.weights)]
+                for layer in self.learner.layers
+            ],
+        }
+
     def validation(self) -> tf.data.Dataset:
         """Returns the validation tasks."""
         return self.parts.validation.batch(

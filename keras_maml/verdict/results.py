@@ -27,18 +27,30 @@ class Results:
             return
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / "plan.json"
+        self.check("plan", facts)
+
+    def check(self, name, facts):
+        """Writes facts, or compares them with those that are there.
+
+        Args:
+            name: string, what the facts are about.
+            facts: see `Results`.
+        """
+        if self._folder is None:
+            return
+        path = self._folder / f"{name}.json"
         facts = json.loads(json.dumps(facts))
         if not path.exists():
             _replace(path, lambda p: p.write_text(json.dumps(facts)))
             return
         there = json.loads(path.read_text())
-        for name in facts:
-            if there.get(name) != facts[name]:
+        for argument in facts:
+            if there.get(argument) != facts[argument]:
                 raise ValueError(
-                    f"`folder` holds results of other arguments: `{name}` was "
-                    f"{there.get(name)!r}. Choose another folder. Received: "
-                    f"folder={str(folder)!r}, {name}={facts[name]!r}"
+                    "`folder` holds results of other arguments: "
+                    f"`{argument}` was {there.get(argument)!r}. Choose another "
+                    f"folder. Received: folder={str(self._folder)!r}, "
+                    f"{argument}={facts[argument]!r}"
                 )
 
     def prefix(self, name):

@@ -126,7 +126,7 @@ def should_i_adapt(
     Raises:
         ValueError: if an argument does not have the form above, if no trial
             of a candidate is finite, or if `folder` holds results of other
-            arguments.
+            arguments, tasks or learners.
 
     Example:
 
@@ -182,6 +182,7 @@ def should_i_adapt(
             part,
             results.prefix(f"fold_{number}"),
         )
+        results.check(f"fold_{number}_made_of", fold.facts())
         count = episodes // len(parts) + (number < episodes % len(parts))
         made = _run(fold, results, count, verbose)
         for name, (report, _) in made.items():

@@ -61,6 +61,17 @@ def test_it_goes_on_after_an_interruption(tmp_path, monkeypatch):
         keras_maml.should_i_adapt(
             *arguments, **{**SMALL, "budget": 20}, folder=tmp_path
         )
+    with pytest.raises(ValueError, match="`tasks` was"):
+        keras_maml.should_i_adapt(
+            arguments[0], tasks.Sinusoid(seed=1), **SMALL, folder=tmp_path
+        )
+    with pytest.raises(ValueError, match="`learner` was"):
+        keras_maml.should_i_adapt(
+            keras_maml.learners.mlp(hidden_units=(3,)),
+            arguments[1],
+            **SMALL,
+            folder=tmp_path,
+        )
 
 
 @pytest.mark.parametrize(
