@@ -107,7 +107,7 @@ def prototypes(ways, shots, paper, flags=""):
     return omniglot(
         ways,
         shots,
-        "MAML; here prototypes, the recipe for two cores",
+        "MAML; here prototypes instead, the recipe for two cores",
         FINN,
         {0: paper},
         f"{PROTOTYPES} {flags}".strip(),
