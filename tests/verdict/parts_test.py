@@ -89,6 +89,26 @@ def test_parts_may_be_given():
         parts_of(tasks.Sinusoid(), 2, seed=0)
 
 
+def test_a_checksum_knows_an_episode_again():
+    first = Part(tasks.Sinusoid(seed=0)).checksum()
+    assert Part(tasks.Sinusoid(seed=0)).checksum() == first
+    assert Part(tasks.Sinusoid(seed=1)).checksum() != first
+    assert Part(tasks.Sinusoid(seed=0), start=1).checksum() != first
+
+
+def test_a_checksum_knows_texts():
+    class Texts:
+        def __init__(self, text):
+            self._text = text
+
+        def episode(self, index):
+            return {"support_x": np.array([self._text], object)}, np.zeros(1)
+
+    first = Part(Texts(b"one")).checksum()
+    assert Part(Texts(b"one")).checksum() == first
+    assert Part(Texts(b"two")).checksum() != first
+
+
 def test_episodes_that_share_classes_are_refused():
     pool = tasks.from_arrays(np.zeros((12, 2)), np.repeat(np.arange(4), 3))
     with pytest.raises(ValueError, match="share tasks or classes"):
