@@ -270,8 +270,8 @@ def make_learner(config):
     )
 
 
-def make_model(config, iterations):
-    """Returns a model that is compiled for this number of training steps."""
+def check_flags(config):
+    """Refuses flags that the algorithm has no use for."""
     name = config.algorithm
     if config.network == "dense" and name in ("cavia", *HEADLESS):
         raise app.UsageError(
@@ -285,17 +285,29 @@ def make_model(config, iterations):
             f"--inner_steps={config.inner_steps} "
             f"--evaluation_steps={config.evaluation_steps}"
         )
-    if name == "cavia":
-        learner = learner_with_context(config.n_way, config.seed)
-    else:
-        learner = make_learner(config)
+
+
+def number_of_steps(config):
+    """Returns the inner steps in training and in the test."""
     steps, evaluation_steps = STEPS.get(
-        name, by_ways(config.n_way, (1, 3), (5, 5))
+        config.algorithm, by_ways(config.n_way, (1, 3), (5, 5))
     )
     if config.inner_steps is not None:
         steps = config.inner_steps
     if config.evaluation_steps is not None:
         evaluation_steps = config.evaluation_steps
+    return steps, evaluation_steps
+
+
+def make_model(config, iterations):
+    """Returns a model that is compiled for this number of training steps."""
+    check_flags(config)
+    name = config.algorithm
+    if name == "cavia":
+        learner = learner_with_context(config.n_way, config.seed)
+    else:
+        learner = make_learner(config)
+    steps, evaluation_steps = number_of_steps(config)
     rate = config.inner_rate
     if rate is None:
         rate = RATES.get(name, 2.0)

@@ -129,6 +129,13 @@ def make_up(seed, people=4, exercises=3):
 
 def with_imagined_wearers(config, recordings):
     """Adds arms that wear the watch askew and move at another pace."""
+    channels = recordings.signals[0].shape[-1]
+    if config.imagined and channels != 6:
+        raise app.UsageError(
+            "--imagined needs recordings of three axes of acceleration and "
+            f"three of rotation. Received: --imagined={config.imagined} and "
+            f"{channels} channels"
+        )
     rng = np.random.default_rng(config.seed)
     signals, rows, arms = list(recordings.signals), [], []
     for number in range(config.imagined):
@@ -166,6 +173,8 @@ def imagine(signal, turn, pace):
     # Rates of rotation grow with the pace.
     turned[:, 1] *= pace
     times = np.arange(0, len(signal) - 1, pace)
+    # By rounding, the last of them may be the end.
+    times = times[times < len(signal) - 1]
     before = times.astype(int)
     share = (times - before)[:, None, None]
     resampled = (1 - share) * turned[before] + share * turned[before + 1]

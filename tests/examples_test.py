@@ -542,6 +542,16 @@ def test_wearable_keeps_a_person_on_one_side(load):
     assert sorted(tested) == sorted(np.unique(recordings.arms))
 
 
+def test_wearable_imagines_six_channels(load):
+    example = load("wearable")
+    signals = [np.zeros((40, 12), "float32")] * 2
+    names = np.array(["a", "b"])
+    with pytest.raises(app.UsageError, match="--imagined=3 and 12 channels"):
+        example.with_imagined_wearers(
+            flags.FLAGS, example.Recordings(signals, names, names, names)
+        )
+
+
 def test_wearable_imagines_a_watch_askew(load):
     example = load("wearable")
     signal = np.random.default_rng(0).normal(size=(9, 6)).astype("float32")
@@ -553,6 +563,9 @@ def test_wearable_imagines_a_watch_askew(load):
     x, y, z, *rates = signal[::2][:4].T
     expected = [-y, x, z, -2 * rates[1], 2 * rates[0], 2 * rates[2]]
     np.testing.assert_allclose(found.T, expected, rtol=1e-6)
+    # Where rounding puts a moment at the end.
+    assert np.arange(0, 25, 25 / 29)[-1] >= 25
+    assert len(example.imagine(np.zeros([26, 6]), np.eye(3), 25 / 29)) == 29
     turn = example.random_turn(np.random.default_rng(0))
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(turn) == pytest.approx(1)

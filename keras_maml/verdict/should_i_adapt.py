@@ -126,7 +126,8 @@ def should_i_adapt(
     Raises:
         ValueError: if an argument does not have the form above, if no trial
             of a candidate is finite, or if `folder` holds results of other
-            arguments, tasks or learners.
+            arguments, tasks or learners. A learner is known by its layers and
+            the shapes of their weights.
 
     Example:
 
@@ -176,13 +177,7 @@ def should_i_adapt(
     results = Results(folder, facts)
     reports: dict[str, list[EvaluationReport]] = {}
     for number, part in enumerate(parts):
-        fold = candidates_lib.Fold(
-            plan,
-            _learner_of_fold(learner, part),
-            part,
-            results.prefix(f"fold_{number}"),
-        )
-        results.check(f"fold_{number}_made_of", fold.facts())
+        fold = _make_fold(plan, learner, part, results, f"fold_{number}")
         count = episodes // len(parts) + (number < episodes % len(parts))
         made = _run(fold, results, count, verbose)
         for name, (report, _) in made.items():
@@ -213,6 +208,15 @@ def _check_rates(name, value):
             f"`{name}` must be above 0. Received: {name}={value!r}"
         )
     return low, high
+
+
+def _make_fold(plan, learner, parts, results, name):
+    """Returns a fold, of which results may know another learner or tasks."""
+    fold = candidates_lib.Fold(
+        plan, _learner_of_fold(learner, parts), parts, results.prefix(name)
+    )
+    results.check(f"{name}_made_of", fold.facts())
+    return fold
 
 
 def _learner_of_fold(learner, parts):
