@@ -128,16 +128,16 @@ flags.DEFINE_float(
     "learning_rate",
     4e-3,
     "Adam's learning rate at the start. Reptile uses gradient descent instead, "
-    "with a rate that falls from 1 to 0.",
+    "at rate 1.",
     lower_bound=0.0,
 )
 flags.DEFINE_enum(
     "schedule",
     "cosine",
     ["cosine", "average"],
-    "Adam's learning rate falls to 0 along a cosine; or it is constant, and "
-    "the trained weights are a moving average of those of the last steps. "
-    "Such a run may end at any step.",
+    "The learning rate falls to 0, along a cosine (Reptile: along a line); or "
+    "it is constant, and the trained weights are a moving average of those of "
+    "the last steps. Such a run may end at any step.",
 )
 flags.DEFINE_integer(
     "test_episodes", 600, "Episodes of held-out classes.", lower_bound=2
@@ -299,6 +299,20 @@ def number_of_steps(config):
     return steps, evaluation_steps
 
 
+def make_optimizer(config, iterations):
+    """Returns the outer optimizer for this number of training steps."""
+    schedules = keras.optimizers.schedules
+    if config.algorithm == "reptile":
+        optimizer, rate = keras.optimizers.SGD, 1.0
+        falling = schedules.PolynomialDecay(rate, iterations, 0.0)
+    else:
+        optimizer, rate = keras.optimizers.Adam, config.learning_rate
+        falling = schedules.CosineDecay(rate, iterations)
+    if config.schedule == "cosine":
+        return optimizer(falling)
+    return optimizer(rate, use_ema=True, ema_momentum=MOMENTUM)
+
+
 def make_model(config, iterations):
     """Returns a model that is compiled for this number of training steps."""
     check_flags(config)
@@ -333,21 +347,8 @@ def make_model(config, iterations):
         settings["proximal"] = 0.02
     make = {"prototypes": "proto_maml"}.get(name, name)
     meta_model = getattr(keras_maml.algorithms, make)(learner, **settings)
-    schedules = keras.optimizers.schedules
-    if name == "reptile":
-        optimizer = keras.optimizers.SGD(
-            schedules.PolynomialDecay(1.0, iterations, 0.0)
-        )
-    elif config.schedule == "average":
-        optimizer = keras.optimizers.Adam(
-            config.learning_rate, use_ema=True, ema_momentum=MOMENTUM
-        )
-    else:
-        optimizer = keras.optimizers.Adam(
-            schedules.CosineDecay(config.learning_rate, iterations)
-        )
     meta_model.compile(
-        optimizer=optimizer,
+        optimizer=make_optimizer(config, iterations),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

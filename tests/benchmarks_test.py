@@ -392,6 +392,18 @@ def test_a_row_is_stopped_and_goes_on(tmp_path, monkeypatch, load_program):
     assert again["test"] == complete["test"]
 
 
+@pytest.mark.parametrize("name", ledger.ROWS)
+def test_the_example_takes_the_flags_of_a_row(load_program, name):
+    row = ledger.ROWS[name]
+    example = load_program(f"examples.{row.example}")
+    ledger.configure(ledger.parse([name]))
+    if row.example == "omniglot":
+        example.check_flags(example.FLAGS)
+        _, steps = example.number_of_steps(example.FLAGS)
+        # The table shows the scores after these steps.
+        assert set(row.paper) <= {0, 1, steps}
+
+
 @pytest.mark.slow
 def test_a_row_of_policies(tmp_path, load_program):
     load_program("examples.navigation_rl")

@@ -398,6 +398,23 @@ def test_omniglot_on_glyphs(load, tmp_path, monkeypatch, algorithm):
 
 
 @pytest.mark.parametrize(
+    ("algorithm", "rate"), [("maml", 4e-3), ("reptile", 1.0)]
+)
+def test_the_rate_falls_or_the_weights_are_averaged(load, algorithm, rate):
+    example = load("omniglot", f"--algorithm={algorithm}")
+    falling = example.make_optimizer(flags.FLAGS, 2)
+    assert float(falling.learning_rate) == pytest.approx(rate)
+    falling.iterations.assign(2)
+    assert float(falling.learning_rate) == pytest.approx(0.0)
+    assert not falling.use_ema
+    flags.FLAGS.schedule = "average"
+    constant = example.make_optimizer(flags.FLAGS, 2)
+    constant.iterations.assign(2)
+    assert float(constant.learning_rate) == pytest.approx(rate)
+    assert constant.use_ema
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["--inner_steps=3"], "prototypes takes no inner steps"),
