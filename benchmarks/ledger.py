@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 import time
@@ -39,19 +40,30 @@ class OutOfTime(Exception):
     """Interrupts a run; `Resume` goes on with it later."""
 
 
+def united(names, name):
+    """Returns the names, with this one."""
+    return names if name in names else [*names, name]
+
+
 class Stopwatch(keras.callbacks.Callback):
     """Counts the time of training, over all parts of a run, and ends a part.
 
     Args:
         minutes: float, the time of this part. `None` lets it end by itself.
         commit: string, the commit of this part.
+        machine: string, what this part runs on.
     """
 
-    def __init__(self, minutes, commit):
+    def __init__(self, minutes, commit, machine):
         super().__init__()
         self.limit = float("inf") if minutes is None else minutes
-        self.earlier = {"minutes": 0.0, "processor_minutes": 0.0, "commits": []}
-        self.commit = commit
+        self.earlier = {
+            "minutes": 0.0,
+            "processor_minutes": 0.0,
+            "commits": [],
+            "machines": [],
+        }
+        self.commit, self.machine = commit, machine
         self.has_begun = False
 
     def on_train_begin(self, logs=None):
@@ -69,13 +81,11 @@ class Stopwatch(keras.callbacks.Callback):
         minutes, processor = (
             (end - begin) / 60 for end, begin in zip(now, self.start)
         )
-        commits = self.earlier["commits"]
-        if self.commit not in commits:
-            commits = [*commits, self.commit]
         return {
             "minutes": self.earlier["minutes"] + minutes,
             "processor_minutes": self.earlier["processor_minutes"] + processor,
-            "commits": commits,
+            "commits": united(self.earlier["commits"], self.commit),
+            "machines": united(self.earlier["machines"], self.machine),
         }
 
     def set_state(self, state):
@@ -187,6 +197,19 @@ def commit():
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
+def machine():
+    """Returns the cores that this process may use, as a text."""
+    model, vectors = platform.processor() or platform.machine(), ""
+    path = pathlib.Path("/proc/cpuinfo")
+    if path.exists():
+        lines = path.read_text("utf-8").splitlines()
+        about = dict(map(str.strip, x.split(":", 1)) for x in lines if ":" in x)
+        model = about.get("model name", model)
+        vectors = ", AVX-512" * ("avx512f" in about.get("flags", "").split())
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} × {model}{vectors}"
+
+
 def is_tested(arguments):
     """Returns whether this run has looked at its test tasks."""
     if not arguments.results.exists():
@@ -224,7 +247,7 @@ def run(arguments):
     """
     row, example = configure(arguments)
     experiment = EXPERIMENTS[row.example](example, example.FLAGS, row)
-    stopwatch = Stopwatch(arguments.minutes, commit())
+    stopwatch = Stopwatch(arguments.minutes, commit(), machine())
     is_complete = True
     try:
         model = experiment.train(stopwatch)

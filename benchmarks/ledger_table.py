@@ -67,12 +67,14 @@ def table_line(name, lines):
     steps = ", ".join(map(str, row.paper))
     steps += " step" if steps == "1" else " steps"
     paper = " / ".join(text or "–" for text in row.paper.values())
+    run = [f"`{name}`", *line["commits"], line["date"]]
+    # Older lines do not know their machine.
+    run += line.get("machines", [])
     return (
         f"| {row.title}, after {steps} | {paper} | {ours} | "
         f"{iterations}, {paper_iterations} | "
         f"{line['minutes']:.0f}, {line['processor_minutes']:.0f} | "
-        f"{len(lines)} | `{name}`, {', '.join(line['commits'])}, "
-        f"{line['date']} |"
+        f"{len(lines)} | {', '.join(run)} |"
     )
 
 

@@ -306,7 +306,9 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
         ledger_line("omniglot_20way_1shot", {"5": 0.95}, seed=1),
         stopped,
         ledger_line(
-            "navigation", {"0": -40.0, "1": -11.0, "2": -4.0, "3": -3.0}
+            "navigation",
+            {"0": -40.0, "1": -11.0, "2": -4.0, "3": -3.0},
+            machines=["1 × A"],
         ),
     ]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -327,7 +329,8 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
         f"60,000 | 60, 100 | 2 | `sinusoid_k5`, {run}",
         "| 2D navigation, MAML, after 0, 1, 2, 3 steps | −40.4 / −11.7 / −3.3 "
         "/ −3.2 | **−40.0 ± 0.0** / **−11.0 ± 0.0** / **−4.0 ± 0.0** / **−3.0 "
-        f"± 0.0** | 2,000, 60,000 | 60, 100 | 1 | `navigation`, {run}",
+        "± 0.0** | 2,000, 60,000 | 60, 100 | 1 | `navigation`, abc, def, "
+        "2026-11-26, 1 × A |",
     ]
 
 
@@ -389,6 +392,7 @@ def test_a_row_is_stopped_and_goes_on(tmp_path, monkeypatch, load_program):
     again = run()
     assert again["iterations"] == 4
     assert again["commits"] == [*complete["commits"], "later"]
+    assert again["machines"] == [ledger.machine()]
     assert again["test"] == complete["test"]
 
 
