@@ -13,6 +13,7 @@ from keras_maml.engine.episode_scorer import EpisodeScorer
 from keras_maml.engine.normalization import batch_normalization_layers
 from keras_maml.meta_model import MetaModel
 from keras_maml.verdict import rows
+from keras_maml.verdict.learner_facts import learner_facts
 from keras_maml.verdict.rates import AssignedRate
 from keras_maml.verdict.settings import Settings
 from keras_maml.verdict.settings import features
@@ -99,10 +100,7 @@ class Fold(NamedTuple):
         """Returns by what one knows the tasks and the learner again."""
         return {
             "tasks": [part.checksum() for part in self.parts],
-            "learner": [
-                [type(layer).__name__, *(list(v.shape) for v in layer.weights)]
-                for layer in self.learner.layers
-            ],
+            "learner": learner_facts(self.learner),
         }
 
     def validation(self) -> tf.data.Dataset:
