@@ -271,7 +271,7 @@ def make_learner(config):
 
 
 def check_flags(config):
-    """Refuses flags that the algorithm has no use for."""
+    """Refuses flags that do not go together."""
     name = config.algorithm
     if config.network == "dense" and name in ("cavia", *HEADLESS):
         raise app.UsageError(
@@ -284,6 +284,16 @@ def check_flags(config):
             "--algorithm=proto_maml do. Received: "
             f"--inner_steps={config.inner_steps} "
             f"--evaluation_steps={config.evaluation_steps}"
+        )
+    running = config.normalization in ("moving", "per_step")
+    if name == "maml_plus_plus" and config.normalization is None:
+        running = True
+    if running and config.schedule == "average":
+        raise app.UsageError(
+            "--schedule=average needs batch normalization by the statistics of "
+            "a task. Running statistics follow the last weights, not their "
+            "average. --schedule=cosine takes any. Received: "
+            f"--algorithm={name} --normalization={config.normalization}"
         )
 
 

@@ -420,9 +420,17 @@ def test_the_rate_falls_or_the_weights_are_averaged(load, algorithm, rate):
         (["--inner_steps=3"], "prototypes takes no inner steps"),
         (["--evaluation_steps=3"], "prototypes takes no inner steps"),
         (["--network=dense"], "prototypes needs --network=conv4"),
+        (
+            ["--schedule=average", "--normalization=moving"],
+            "Running statistics.*prototypes --normalization=moving",
+        ),
+        (
+            ["--schedule=average", "--algorithm=maml_plus_plus"],
+            "Running statistics.*maml_plus_plus --normalization=None",
+        ),
     ],
 )
-def test_what_prototypes_cannot_do(load, settings, message):
+def test_flags_that_do_not_go_together(load, settings, message):
     example = load("omniglot", *settings)
     with pytest.raises(app.UsageError, match=message):
         example.make_model(flags.FLAGS, 1)
