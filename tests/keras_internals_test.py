@@ -261,6 +261,8 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", sorted(keras_internals.REPLACED_FUNCTIONS))
 def test_layers_reach_what_is_replaced(name, monkeypatch):
+    if name == "pool" and not hasattr(keras.layers, "AdaptiveMaxPooling2D"):
+        pytest.skip("Keras has no layer that pools so before 3.13.")
     calls = []
 
     def record(*args, **kwargs):
