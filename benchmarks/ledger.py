@@ -29,6 +29,7 @@ from absl import logging
 
 import keras_maml
 from benchmarks.ledger_rows import ROWS
+from keras_maml.engine.processors import available_processors
 
 CHECKOUT = pathlib.Path(__file__).absolute().parent.parent
 RESULTS = CHECKOUT / "docs" / "results.jsonl"
@@ -89,7 +90,8 @@ class Stopwatch(keras.callbacks.Callback):
         }
 
     def set_state(self, state):
-        self.earlier = state
+        # A state of before the machines were counted.
+        self.earlier = {**self.earlier, **state}
 
 
 class Supervised:
@@ -205,9 +207,10 @@ def machine():
         lines = path.read_text("utf-8").splitlines()
         about = dict(map(str.strip, x.split(":", 1)) for x in lines if ":" in x)
         model = about.get("model name", model)
-        vectors = ", AVX-512" * ("avx512f" in about.get("flags", "").split())
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} × {model}{vectors}"
+        vectors = " with AVX-512" * (
+            "avx512f" in about.get("flags", "").split()
+        )
+    return f"{available_processors()} × {model}{vectors}"
 
 
 def is_tested(arguments):

@@ -126,9 +126,9 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float(
     "learning_rate",
-    4e-3,
-    "Adam's learning rate at the start. Reptile uses gradient descent instead, "
-    "at rate 1.",
+    None,
+    "Outer learning rate at the start. By default 4e-3, of Adam; 1 for Reptile, "
+    "which uses gradient descent.",
     lower_bound=0.0,
 )
 flags.DEFINE_enum(
@@ -285,15 +285,15 @@ def check_flags(config):
             f"--inner_steps={config.inner_steps} "
             f"--evaluation_steps={config.evaluation_steps}"
         )
-    running = config.normalization in ("moving", "per_step")
-    if name == "maml_plus_plus" and config.normalization is None:
-        running = True
-    if running and config.schedule == "average":
+    normalization = config.normalization
+    if normalization is None and name == "maml_plus_plus":
+        normalization = "per_step"
+    if config.schedule == "average" and normalization in ("moving", "per_step"):
         raise app.UsageError(
             "--schedule=average needs batch normalization by the statistics of "
             "a task. Running statistics follow the last weights, not their "
             "average. --schedule=cosine takes any. Received: "
-            f"--algorithm={name} --normalization={config.normalization}"
+            f"--algorithm={name}, --normalization={normalization}"
         )
 
 
@@ -311,12 +311,12 @@ def number_of_steps(config):
 
 def make_optimizer(config, iterations):
     """Returns the outer optimizer for this number of training steps."""
-    schedules = keras.optimizers.schedules
+    schedules, rate = keras.optimizers.schedules, config.learning_rate
     if config.algorithm == "reptile":
-        optimizer, rate = keras.optimizers.SGD, 1.0
+        optimizer, rate = keras.optimizers.SGD, 1.0 if rate is None else rate
         falling = schedules.PolynomialDecay(rate, iterations, 0.0)
     else:
-        optimizer, rate = keras.optimizers.Adam, config.learning_rate
+        optimizer, rate = keras.optimizers.Adam, 4e-3 if rate is None else rate
         falling = schedules.CosineDecay(rate, iterations)
     if config.schedule == "cosine":
         return optimizer(falling)

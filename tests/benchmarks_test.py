@@ -318,8 +318,9 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
     table = page.read_text().splitlines()[3:-1]
     run = "abc, def, 2026-11-26 |"
     assert table == [
-        "| Omniglot, 20-way 1-shot, MAML, after 5 steps | 95.8 ± 0.3 | "
-        "**90.00 ± 1.00** | 2,000, 60,000 | 60, 100 | 2 | "
+        "| Omniglot, 20-way 1-shot, MAML; here one inner step in training, "
+        "after 5 steps | 95.8 ± 0.3 | **90.00 ± 1.00** | 2,000, 60,000 | 60, "
+        "100 | 2 | "
         f"`omniglot_20way_1shot`, {run}",
         "| Omniglot, 5-way 5-shot, MAML, after 3 steps | 99.9 ± 0.1 | "
         "**50.00 ± 1.00** on validation tasks | stopped at 2,000 of 60,000, "

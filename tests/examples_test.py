@@ -422,11 +422,11 @@ def test_the_rate_falls_or_the_weights_are_averaged(load, algorithm, rate):
         (["--network=dense"], "prototypes needs --network=conv4"),
         (
             ["--schedule=average", "--normalization=moving"],
-            "Running statistics.*prototypes --normalization=moving",
+            "Running statistics.*prototypes, --normalization=moving",
         ),
         (
             ["--schedule=average", "--algorithm=maml_plus_plus"],
-            "Running statistics.*maml_plus_plus --normalization=None",
+            "Running statistics.*maml_plus_plus, --normalization=per_step",
         ),
     ],
 )
