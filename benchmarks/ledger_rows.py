@@ -86,8 +86,8 @@ LI = "Li et al., 2017"
 RAJESWARAN = "Rajeswaran et al., 2019"
 # As many queries of a class as examples.
 FIVE_QUERIES = "--q_query=5"
-# In three minutes, one inner step in training teaches more than five: a training
-# step takes a quarter of the time.
+# In three minutes, one inner step in training teaches more than five: a
+# training step takes a quarter of the time.
 ONE_STEP = "--inner_steps=1"
 # A step of the head only costs about an eighth of five steps of all weights.
 # The head's features are normalised, so the step has to be large.

@@ -127,8 +127,8 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "learning_rate",
     None,
-    "Outer learning rate at the start. By default 4e-3, of Adam; 1 for Reptile, "
-    "which uses gradient descent.",
+    "Outer learning rate at the start. By default 4e-3, of Adam; 1 for "
+    "Reptile, which uses gradient descent.",
     lower_bound=0.0,
 )
 flags.DEFINE_enum(

@@ -9,44 +9,57 @@ import keras
 from keras_maml.keras_internals import all_layers
 
 
-def learner_facts(learner: keras.Model) -> list[Any]:
+def learner_facts(learner: keras.Model) -> list[list[Any]]:
     """Returns what a learner is, in the form of JSON.
 
     Args:
         learner: a built model.
 
     Returns:
-        A list of the types of its layers with the shapes of their weights. Its
-        last item is a checksum of all that Keras saves of the model, such as
-        activations, strides and what is joined to what, or `None` of a model
-        that Keras cannot save. Names do not count: Keras numbers layers anew
-        for each learner.
+        A list for each layer at any depth, and for the model itself: the type,
+        the shapes of the weights, and a checksum of the config and of weights
+        that do not train. Names do not count, because Keras numbers layers and
+        operations anew for each learner. Nor do weights that train: they may
+        be random. Of a layer without a config, only weights are in the
+        checksum.
     """
+    layers = all_layers(learner)
+    numbers: dict[str, int] = {}
+    for layer in layers:
+        for named in (layer, *getattr(layer, "operations", ())):
+            numbers.setdefault(named.name, len(numbers))
     return [
-        *(
-            [type(layer).__name__, *(list(v.shape) for v in layer.weights)]
-            for layer in learner.layers
-        ),
-        _checksum(learner),
+        [
+            type(layer).__name__,
+            *(list(v.shape) for v in layer.weights),
+            _checksum(layer, numbers),
+        ]
+        for layer in layers
     ]
 
 
-def _checksum(learner):
-    numbers = {layer.name: i for i, layer in enumerate(all_layers(learner))}
+def _checksum(layer, numbers):
+    value = 0
+    for variable in layer.non_trainable_weights:
+        array = keras.ops.convert_to_numpy(variable)
+        value = zlib.crc32(array.tobytes(), value)
     try:
-        config = keras.saving.serialize_keras_object(learner.get_config())
+        config = keras.saving.serialize_keras_object(layer.get_config())
         text = json.dumps(_numbered(config, numbers), sort_keys=True)
     except (NotImplementedError, TypeError):
-        return None
-    return zlib.crc32(text.encode())
+        return value
+    return zlib.crc32(text.encode(), value)
 
 
-def _numbered(value, numbers):
-    """Returns a config with numbers for the names of layers."""
+def _numbered(value, numbers, may_be_name=False):
+    """Returns a config with numbers for the names of layers and operations.
+
+    They are under the key "name", or in lists, which say what is joined.
+    """
     if isinstance(value, dict):
-        return {k: _numbered(v, numbers) for k, v in value.items()}
+        return {k: _numbered(v, numbers, k == "name") for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_numbered(v, numbers) for v in value]
-    if isinstance(value, str):
+        return [_numbered(v, numbers, may_be_name=True) for v in value]
+    if may_be_name and isinstance(value, str):
         return numbers.get(value, value)
     return value

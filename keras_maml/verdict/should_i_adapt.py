@@ -126,9 +126,10 @@ def should_i_adapt(
     Raises:
         ValueError: if an argument does not have the form above, if no trial
             of a candidate is finite, or if `folder` holds results of other
-            arguments, tasks or learners. A learner is known by what Keras
-            saves of it, but for names; one that Keras cannot save, by its
-            layers and the shapes of their weights.
+            arguments, tasks or learners. A learner is known by the configs
+            of its layers, the shapes of their weights, and the weights that
+            do not train. Give a learner that starts from other weights
+            another folder.
 
     Example:
 
