@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -333,6 +334,15 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
         "± 0.0** | 2,000, 60,000 | 60, 100 | 1 | `navigation`, abc, def, "
         "2026-11-26, 1 × A |",
     ]
+
+
+def test_the_page_has_the_table_of_the_lines(tmp_path):
+    docs = ledger_table.DOCS
+    for name in ("results.jsonl", "results.md"):
+        shutil.copy(docs / name, tmp_path)
+    ledger_table.main([f"--docs={tmp_path}"])
+    page = (docs / "results.md").read_text("utf-8")
+    assert (tmp_path / "results.md").read_text("utf-8") == page
 
 
 class BlackImages:
