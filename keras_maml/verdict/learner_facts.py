@@ -20,7 +20,7 @@ def learner_facts(learner: keras.Model) -> list[list[Any]]:
         the shapes of the weights, and a checksum of the config and of weights
         that do not train. Names do not count, because Keras numbers layers and
         operations anew for each learner. Nor do weights that train: they may
-        be random. Of a layer without a config, only weights are in the
+        be random. Of a layer that Keras cannot save, only weights are in the
         checksum.
     """
     layers = all_layers(learner)
@@ -47,6 +47,8 @@ def _checksum(layer, numbers):
         config = keras.saving.serialize_keras_object(layer.get_config())
         text = json.dumps(_numbered(config, numbers), sort_keys=True)
     except (NotImplementedError, TypeError):
+        # Keras cannot save an own layer whose arguments it does not know, or
+        # a config with values that JSON does not have.
         return value
     return zlib.crc32(text.encode(), value)
 
