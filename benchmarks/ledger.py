@@ -4,8 +4,9 @@
 
 Trains what the row says, by the functions of an example, and appends a line to
 docs/results.jsonl. To go on with a run that was stopped or killed, repeat the
-command. A run that --minutes stops is scored on validation tasks only. The test
-tasks are looked at once: when the run is complete, or with --last.
+command. A run that --minutes or --stop_after stops is scored on validation
+tasks only. The test tasks are looked at once: when the run is complete, or with
+--last.
 
 `python -m benchmarks.ledger_table` makes the table of docs/results.md.
 """
@@ -51,13 +52,17 @@ class Stopwatch(keras.callbacks.Callback):
 
     Args:
         minutes: float, the time of this part. `None` lets it end by itself.
+        stop_after: int, the training steps of the run. `None` as above.
+        iterations: a function that maps the model to its training steps.
         commit: string, the commit of this part.
         machine: string, what this part runs on.
     """
 
-    def __init__(self, minutes, commit, machine):
+    def __init__(self, minutes, stop_after, iterations, commit, machine):
         super().__init__()
         self.limit = float("inf") if minutes is None else minutes
+        self.stop_after = float("inf") if stop_after is None else stop_after
+        self.iterations = iterations
         self.earlier = {
             "minutes": 0.0,
             "processor_minutes": 0.0,
@@ -74,6 +79,8 @@ class Stopwatch(keras.callbacks.Callback):
         # Not at the end of a batch: `Resume` saves there, after this callback.
         minutes = (time.monotonic() - self.start[0]) / 60
         if self.has_begun and minutes > self.limit:
+            raise OutOfTime
+        if self.iterations(self.model) >= self.stop_after:
             raise OutOfTime
         self.has_begun = True
 
@@ -218,11 +225,17 @@ def is_tested(arguments):
     if not arguments.results.exists():
         return False
     lines = map(json.loads, arguments.results.read_text("utf-8").splitlines())
+    this = arguments.row, arguments.seed, all_flags(arguments)
     return any(
-        (line["row"], line["seed"]) == (arguments.row, arguments.seed)
+        this == (line["row"], line["seed"], line.get("flags", this[-1]))
         and "test" in line
         for line in lines
     )
+
+
+def all_flags(arguments):
+    """Returns the flags of the example, of the row and further ones."""
+    return " ".join([*ROWS[arguments.row].flags.split(), *arguments.flags])
 
 
 def configure(arguments):
@@ -250,7 +263,13 @@ def run(arguments):
     """
     row, example = configure(arguments)
     experiment = EXPERIMENTS[row.example](example, example.FLAGS, row)
-    stopwatch = Stopwatch(arguments.minutes, commit(), machine())
+    stopwatch = Stopwatch(
+        arguments.minutes,
+        arguments.stop_after,
+        experiment.iterations,
+        commit(),
+        machine(),
+    )
     is_complete = True
     try:
         model = experiment.train(stopwatch)
@@ -267,7 +286,8 @@ def run(arguments):
     return {
         "row": arguments.row,
         "seed": arguments.seed,
-        "command": command(arguments),
+        "command": command(arguments, None if is_complete else iterations),
+        "flags": all_flags(arguments),
         **{split: as_json(experiment.scores(model, split)) for split in splits},
         "iterations": iterations,
         "of": iterations if is_complete else example.FLAGS.iterations,
@@ -290,11 +310,17 @@ def as_json(scores):
     }
 
 
-def command(arguments):
-    """Returns the command of a row, without folders and times."""
+def command(arguments, stop_after):
+    """Returns the command of a row, without folders.
+
+    Of a run that was stopped, it has the training steps instead of the time.
+    """
     words = ["python -m benchmarks.ledger", arguments.row]
     if arguments.seed:
         words.append(f"--seed={arguments.seed}")
+    if stop_after is not None:
+        words.append(f"--stop_after={stop_after}")
+        words += ["--last"] * arguments.last
     return " ".join(words + arguments.flags)
 
 
@@ -313,6 +339,11 @@ def parse(argv):
     )
     parser.add_argument(
         "--minutes", type=float, help="After which the run is interrupted."
+    )
+    parser.add_argument(
+        "--stop_after",
+        type=int,
+        help="The training steps after which the run is interrupted.",
     )
     parser.add_argument(
         "--last",

@@ -19,11 +19,19 @@ HEAD = (
 
 
 def latest(lines):
-    """Returns the last line of each row and seed: by row, a list of lines."""
-    runs = {(line["row"], line["seed"]): line for line in lines}
+    """Returns the last line of each row and seed: by row, a list of lines.
+
+    Lines of other flags than the row's are left out. Older lines do not know
+    their flags.
+    """
+    runs = {}
+    for line in lines:
+        flags = " ".join(ROWS[line["row"]].flags.split())
+        if line.get("flags", flags) == flags:
+            runs[line["row"], line["seed"]] = line
     rows = {name: [] for name in ROWS}
-    for (name, _), line in runs.items():
-        rows[name].append(line)
+    for name, seed in sorted(runs):
+        rows[name].append(runs[name, seed])
     return {name: lines for name, lines in rows.items() if lines}
 
 
@@ -49,16 +57,27 @@ def worst(row, lines, step):
     }[row.kind]
 
 
+def united(lines, key):
+    """Returns what the lines have, once each."""
+    # Older lines do not know their machine.
+    return list(dict.fromkeys(x for line in lines for x in line.get(key, [])))
+
+
+def extent(numbers):
+    """Returns the smallest and the largest number, as a text."""
+    ends = dict.fromkeys(f"{end:,.0f}" for end in (min(numbers), max(numbers)))
+    return " to ".join(ends)
+
+
 def table_line(name, lines):
     """Returns a line of the table: of each number, the worst seed's."""
     row, lines = ROWS[name], scored(lines)
-    # The seeds share what the other columns say, but for the time.
-    line = max(lines, key=lambda line: line["processor_minutes"])
-    ours = [worst(row, lines, step) for step in row.paper]
-    ours = " / ".join(f"**{text}**" for text in ours)
+    # The seeds share what a line says of its row.
+    line = lines[-1]
+    ours = " / ".join(worst(row, lines, step) for step in row.paper)
     if "test" not in line:
         ours += " on validation tasks"
-    iterations = f"{line['iterations']:,}"
+    iterations = extent([line["iterations"] for line in lines])
     if line["iterations"] < line["of"]:
         iterations = f"stopped at {iterations} of {line['of']:,}"
     paper_iterations = "–"
@@ -67,14 +86,19 @@ def table_line(name, lines):
     steps = ", ".join(map(str, row.paper))
     steps += " step" if steps == "1" else " steps"
     paper = " / ".join(text or "–" for text in row.paper.values())
-    run = [f"`{name}`", *line["commits"], line["date"]]
-    # Older lines do not know their machine.
-    run += line.get("machines", [])
+    seeds = ", ".join(str(line["seed"]) for line in lines)
+    minutes, processor_minutes = (
+        max(line[key] for line in lines)
+        for key in ("minutes", "processor_minutes")
+    )
+    dates = dict.fromkeys(line["date"] for line in lines)
+    run = [f"`{name}`", *united(lines, "commits"), *dates]
+    run += united(lines, "machines")
     return (
         f"| {row.title}, after {steps} | {paper} | {ours} | "
         f"{iterations}, {paper_iterations} | "
-        f"{line['minutes']:.0f}, {line['processor_minutes']:.0f} | "
-        f"{len(lines)} | {', '.join(run)} |"
+        f"{minutes:.0f}, {processor_minutes:.0f} | "
+        f"{seeds} | {', '.join(run)} |"
     )
 
 

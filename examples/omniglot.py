@@ -20,7 +20,6 @@ To go on with a run that was interrupted, repeat the command.
 import glob
 import json
 import os
-import resource
 import time
 
 # Hides TensorFlow's start-up messages; must come before its import.
@@ -186,7 +185,7 @@ SPLIT = (1100, 100, 423)
 
 # Inner rates, and inner steps in training and in the test, of algorithms that
 # do not use the defaults. They learn fast at first (docs/results.md): Reptile's
-# rate is ten times its paper's.
+# rate is five to ten times its paper's.
 RATES = {
     "fomaml": 0.5,
     "reptile": 5e-3,
@@ -321,14 +320,28 @@ def number_of_steps(config):
     return steps, evaluation_steps
 
 
+def inner_rate(config):
+    """Returns the learning rate of the inner loop."""
+    if config.inner_rate is not None:
+        return config.inner_rate
+    return RATES.get(config.algorithm, 2.0)
+
+
+def outer_rate(config):
+    """Returns the outer learning rate at the start."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return 1.0 if config.algorithm == "reptile" else 4e-3
+
+
 def make_optimizer(config, iterations):
     """Returns the outer optimizer for this number of training steps."""
-    schedules, rate = keras.optimizers.schedules, config.learning_rate
+    schedules, rate = keras.optimizers.schedules, outer_rate(config)
     if config.algorithm == "reptile":
-        optimizer, rate = keras.optimizers.SGD, 1.0 if rate is None else rate
+        optimizer = keras.optimizers.SGD
         falling = schedules.PolynomialDecay(rate, iterations, 0.0)
     else:
-        optimizer, rate = keras.optimizers.Adam, 4e-3 if rate is None else rate
+        optimizer = keras.optimizers.Adam
         falling = schedules.CosineDecay(rate, iterations)
     if config.schedule == "cosine":
         return optimizer(falling)
@@ -344,9 +357,7 @@ def make_model(config, iterations):
     else:
         learner = make_learner(config)
     steps, evaluation_steps = number_of_steps(config)
-    rate = config.inner_rate
-    if rate is None:
-        rate = RATES.get(name, 2.0)
+    rate = inner_rate(config)
     settings = {"inner_steps": steps, "evaluation_steps": evaluation_steps}
     if config.normalization is not None:
         settings["normalization"] = config.normalization
@@ -405,9 +416,19 @@ def median_step(ends):
 
 def resume(config, name):
     """Saves a run, and lets it go on if it was interrupted."""
+    steps, evaluation_steps = number_of_steps(config)
+    # Not `None`: another version of this program may have other defaults.
+    defaults = {
+        "inner_steps": steps,
+        "evaluation_steps": evaluation_steps,
+        "inner_rate": inner_rate(config),
+        "meta_batch_size": meta_batch_size(config),
+        "learning_rate": outer_rate(config),
+    }
+    flags_of_training = {f: getattr(config, f) for f in TRAINING_FLAGS}
     return keras_maml.callbacks.Resume(
         os.path.join(config.output_dir, f"{name}.resume"),
-        settings={flag: getattr(config, flag) for flag in TRAINING_FLAGS},
+        settings=flags_of_training | defaults,
         save_freq=100,
     )
 
@@ -416,6 +437,14 @@ def forget_runs(config):
     """Removes what `resume` saved: the next run begins anew."""
     for path in glob.glob(os.path.join(config.output_dir, "*.resume*")):
         os.remove(path)
+
+
+def processors():
+    """Returns the number of processors that this program may use."""
+    # Not every system can tell which ones.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def count_iterations(config, stream):
@@ -431,7 +460,7 @@ def count_iterations(config, stream):
     make_model(config, 1).fit(
         stream, steps_per_epoch=12, callbacks=[times], shuffle=False, verbose=0
     )
-    budget = 60 * config.minutes * len(os.sched_getaffinity(0))
+    budget = 60 * config.minutes * processors()
     iterations = max(round(budget / median_step(times.processor)), 1)
     os.makedirs(config.output_dir, exist_ok=True)
     with open(path, "w") as file:
@@ -531,6 +560,8 @@ def draw_episode(meta_model, test_tasks, path):
 
 def write_result(meta_model, scores, times):
     """Appends a line to the file of --results."""
+    import resource  # Windows has none.
+
     result = {
         "algorithm": FLAGS.algorithm,
         "iterations": int(meta_model.optimizer.iterations),

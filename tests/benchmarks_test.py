@@ -303,8 +303,17 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
         ledger_line("sinusoid_k5", {"1": 0.6, "5": 0.5, "10": 0.4}),
         ledger_line("sinusoid_k5", {"1": 0.7, "5": 0.5, "10": 0.4}, seed=1),
         ledger_line("omniglot_20way_1shot", {"5": 0.1}),
-        ledger_line("omniglot_20way_1shot", {"5": 0.9}),
-        ledger_line("omniglot_20way_1shot", {"5": 0.95}, seed=1),
+        ledger_line("omniglot_20way_1shot", {"5": 0.9}, of=60000),
+        ledger_line(
+            "omniglot_20way_1shot",
+            {"5": 0.95},
+            seed=1,
+            iterations=1500,
+            of=60000,
+            commits=["def", "ghi"],
+        ),
+        # Other settings than the row's.
+        ledger_line("omniglot_20way_1shot", {"5": 0.2}, flags="--seed=1"),
         stopped,
         ledger_line(
             "navigation",
@@ -320,19 +329,18 @@ def test_the_ledger_shows_the_worst_seed(tmp_path):
     run = "abc, def, 2026-11-26 |"
     assert table == [
         "| Omniglot, 20-way 1-shot, MAML; here one inner step in training, "
-        "after 5 steps | 95.8 ± 0.3 | **90.00 ± 1.00** | 2,000, 60,000 | 60, "
-        "100 | 2 | "
-        f"`omniglot_20way_1shot`, {run}",
+        "after 5 steps | 95.8 ± 0.3 | 90.00 ± 1.00 | stopped at 1,500 to 2,000 "
+        "of 60,000, 60,000 | 60, 100 | 0, 1 | `omniglot_20way_1shot`, abc, "
+        "def, ghi, 2026-11-26 |",
         "| Omniglot, 5-way 5-shot, MAML, after 3 steps | 99.9 ± 0.1 | "
-        "**50.00 ± 1.00** on validation tasks | stopped at 2,000 of 60,000, "
-        f"60,000 | 60, 100 | 1 | `omniglot_5way_5shot`, {run}",
+        "50.00 ± 1.00 on validation tasks | stopped at 2,000 of 60,000, "
+        f"60,000 | 60, 100 | 0 | `omniglot_5way_5shot`, {run}",
         "| sinusoid, K = 5, MAML, after 1, 5, 10 steps | 0.67 / 0.38 / 0.35 | "
-        "**0.700 ± 0.010** / **0.500 ± 0.010** / **0.400 ± 0.010** | 2,000, "
-        f"60,000 | 60, 100 | 2 | `sinusoid_k5`, {run}",
+        "0.700 ± 0.010 / 0.500 ± 0.010 / 0.400 ± 0.010 | 2,000, 60,000 | 60, "
+        f"100 | 0, 1 | `sinusoid_k5`, {run}",
         "| 2D navigation, MAML, after 0, 1, 2, 3 steps | −40.4 / −11.7 / −3.3 "
-        "/ −3.2 | **−40.0 ± 0.0** / **−11.0 ± 0.0** / **−4.0 ± 0.0** / **−3.0 "
-        "± 0.0** | 2,000, 60,000 | 60, 100 | 1 | `navigation`, abc, def, "
-        "2026-11-26, 1 × A |",
+        "/ −3.2 | −40.0 ± 0.0 / −11.0 ± 0.0 / −4.0 ± 0.0 / −3.0 ± 0.0 | 2,000, "
+        "60,000 | 60, 100 | 0 | `navigation`, abc, def, 2026-11-26, 1 × A |",
     ]
 
 
@@ -392,8 +400,18 @@ def test_a_row_is_stopped_and_goes_on(tmp_path, monkeypatch, load_program):
     assert (line["iterations"], line["of"]) == (1, 4)
     assert sorted(line["validation"]) == ["0", "1"]
     assert "test" not in line
+    line = run("--stop_after=3", "--last")
+    assert (line["iterations"], line["of"]) == (3, 4)
+    assert "seed=1 --stop_after=3 --last --iterations=4" in line["command"]
+    with pytest.raises(SystemExit, match="has a test score.*seed=1"):
+        run()
+    # Other flags are another row.
+    assert line["flags"].endswith("--inner_steps=0 --test_episodes=2")
+    line["flags"] = ""
+    results.write_text(json.dumps(line) + "\n")
     complete = run()
     assert (complete["iterations"], complete["of"]) == (4, 4)
+    assert "stop_after" not in complete["command"]
     assert complete["test"]["0"] == pytest.approx([0.5, 0.0])
     with pytest.raises(SystemExit, match="has a test score.*seed=1"):
         run()
