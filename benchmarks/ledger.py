@@ -280,6 +280,12 @@ def run(arguments):
     # Before the scoring, which is no training.
     time_taken = stopwatch.get_state()
     iterations = experiment.iterations(model)
+    if arguments.stop_after is not None and iterations > arguments.stop_after:
+        raise SystemExit(
+            "The run is beyond --stop_after. To begin anew, give another "
+            f"--work_dir. Received: --stop_after={arguments.stop_after}, after "
+            f"{iterations} training steps"
+        )
     splits = ["validation"]
     if is_complete or arguments.last:
         splits.append("test")
@@ -352,6 +358,11 @@ def parse(argv):
     )
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     arguments, arguments.flags = parser.parse_known_args(argv)
+    if arguments.stop_after is not None and arguments.stop_after < 1:
+        parser.error(
+            "--stop_after must be positive. Received: "
+            f"--stop_after={arguments.stop_after}"
+        )
     return arguments
 
 

@@ -33,6 +33,7 @@ from absl import logging
 
 import keras_maml
 from keras_maml import tasks
+from keras_maml.engine.processors import available_processors
 
 FLAGS = flags.FLAGS
 
@@ -439,14 +440,6 @@ def forget_runs(config):
         os.remove(path)
 
 
-def processors():
-    """Returns the number of processors that this program may use."""
-    # Not every system can tell which ones.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def count_iterations(config, stream):
     """Returns the number of training steps that fit into --minutes.
 
@@ -460,7 +453,7 @@ def count_iterations(config, stream):
     make_model(config, 1).fit(
         stream, steps_per_epoch=12, callbacks=[times], shuffle=False, verbose=0
     )
-    budget = 60 * config.minutes * processors()
+    budget = 60 * config.minutes * available_processors()
     iterations = max(round(budget / median_step(times.processor)), 1)
     os.makedirs(config.output_dir, exist_ok=True)
     with open(path, "w") as file:

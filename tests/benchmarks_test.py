@@ -405,6 +405,8 @@ def test_a_row_is_stopped_and_goes_on(tmp_path, monkeypatch, load_program):
     assert "seed=1 --stop_after=3 --last --iterations=4" in line["command"]
     with pytest.raises(SystemExit, match="has a test score.*seed=1"):
         run()
+    with pytest.raises(SystemExit):
+        run("--stop_after=0")
     # Other flags are another row.
     assert line["flags"].endswith("--inner_steps=0 --test_episodes=2")
     line["flags"] = ""
@@ -417,6 +419,8 @@ def test_a_row_is_stopped_and_goes_on(tmp_path, monkeypatch, load_program):
         run()
     # What is complete is loaded, with what the stopwatch knew.
     results.write_text("")
+    with pytest.raises(SystemExit, match="beyond.*stop_after=2, after 4"):
+        run("--stop_after=2")
     monkeypatch.setattr(ledger, "commit", lambda: "later")
     again = run()
     assert again["iterations"] == 4

@@ -436,6 +436,14 @@ def test_flags_that_do_not_go_together(load, settings, message):
         example.make_model(flags.FLAGS, 1)
 
 
+def test_a_run_under_way_knows_its_defaults(load):
+    example = load("omniglot", "--algorithm=reptile")
+    settings = example.resume(flags.FLAGS, "run").settings
+    assert (settings["inner_rate"], settings["learning_rate"]) == (5e-3, 1.0)
+    assert (settings["inner_steps"], settings["evaluation_steps"]) == (10, 50)
+    assert settings["meta_batch_size"] == 5
+
+
 @pytest.mark.slow
 def test_omniglot_for_some_minutes(load, tmp_path, monkeypatch):
     example = load(
